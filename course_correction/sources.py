@@ -1,0 +1,268 @@
+"""Where requests and harmful responses come from, and which of them are kept. Knows nothing of cuts or models.
+
+A source is the project's seed set, a local file, or a Hub dataset; the last two in the schema of PKU-SafeRLHF. Rows are
+streamed, so that the 300K rows of PKU-SafeRLHF are never in memory together.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_correction.prefixes import find_cut_positions
+from course_correction.run_files import UsageError, cache_folder, read_jsonl, text_digest
+
+DATA_FOLDER = Path(__file__).resolve().parent.parent / "data"
+SEED = "seed"
+PKU500 = "pku500"
+PKU_SAFERLHF = "PKU-Alignment/PKU-SafeRLHF"
+PKU_SAFERLHF_REVISION = "v0"
+# Both versions of PKU-SafeRLHF have these columns (v0 has seven columns in all, main has more).
+PKU_COLUMNS = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
+PKU500_URL = "https://raw.githubusercontent.com/pillowsofwind/Course-Correction/{commit}/eval/test.jsonl"
+# The last commit that changed the file; its content at 44da12c is the same.
+PKU500_COMMIT = "e30c9748c19225d947ad305f922eb73d31c23a2f"
+PKU500_SHA256 = "a9f22982e3f7f56309db81a56c532f556ec4d42356823ebb10f98d21a3c6e5c3"
+
+
+@dataclass(frozen=True)
+class SourcePair:
+    """A request and a full harmful response to it.
+
+    `safe_response` and `correction` are the texts written for the seed set; other sources have none (`None`).
+    """
+
+    request_id: str
+    request: str
+    full_harmful_response: str
+    source: str
+    safe_response: str | None = None
+    correction: str | None = None
+
+
+@dataclass(frozen=True)
+class SelectionRules:
+    """Which rows are kept. The defaults are those of the paper's pipeline as its reference code applies them.
+
+    Attributes:
+        min_response_words: A response must have more white-space words than this.
+        require_how_or_what: Whether the request must hold the word how or what.
+        min_punctuation_marks: Marks that cutting needs; one more than there are cuts.
+        unique_requests: Whether only the first usable row of a request is kept (D4).
+    """
+
+    min_response_words: int = 80
+    require_how_or_what: bool = True
+    min_punctuation_marks: int = 5
+    unique_requests: bool = True
+
+
+def normalise_request(request: str) -> str:
+    """Return the request without case, punctuation and white space, for comparing requests."""
+    return " ".join(re.findall(r"\w+", request.lower()))
+
+
+def read_source_rows(source: str, revision: str | None = None, split: str = "train") -> Iterator[dict[str, Any]]:
+    """Stream the raw rows of a source.
+
+    Args:
+        source: `seed`, the path of a `.jsonl` or `.parquet` file, or a dataset id of the Hub.
+        revision: Revision of a Hub dataset; PKU-SafeRLHF is pinned to `v0` without it.
+        split: Split of the seed set or of the Hub dataset.
+
+    Raises:
+        UsageError: If there is no such source, or its columns are not those of PKU-SafeRLHF.
+    """
+    if source == SEED:
+        yield from read_jsonl(DATA_FOLDER / f"requests_{'eval' if split == 'test' else split}.jsonl")
+        return
+    path = Path(source)
+    if path.suffix in {".jsonl", ".json", ".parquet"}:
+        if not path.is_file():
+            raise UsageError(f"There is no file {source}.")
+        rows = _read_parquet(path) if path.suffix == ".parquet" else read_jsonl(path)
+    elif source.count("/") == 1 and not source.startswith((".", "/")):
+        rows = _read_hub(source, revision, split)
+    else:
+        raise UsageError(
+            f"The source {source!r} is neither `{SEED}`, nor a .jsonl or .parquet file, nor a dataset id of the Hub."
+        )
+    for number, row in enumerate(rows, 1):
+        missing = [column for column in PKU_COLUMNS if column not in row]
+        if missing:
+            raise UsageError(
+                f"{source}: row {number} lacks the columns {', '.join(missing)}; it has {', '.join(sorted(row))}. "
+                "Sources need the schema of PKU-SafeRLHF."
+            )
+        yield row
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid:
+        raise UsageError(f"{path} is not a Parquet file.") from None
+
+
+def _read_hub(dataset_id: str, revision: str | None, split: str) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    if revision is None and dataset_id == PKU_SAFERLHF:
+        revision = PKU_SAFERLHF_REVISION
+    try:
+        yield from load_dataset(dataset_id, revision=revision, split=split, streaming=True)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"The Hub dataset {dataset_id} (revision {revision}, split {split}) cannot be read: "
+            f"{type(error).__name__}. Check the id, the network and, for a gated dataset, `hf auth login`."
+        ) from None
+
+
+def select_source_pairs(
+    rows: Iterable[dict[str, Any]],
+    source: str,
+    rules: SelectionRules,
+    excluded_requests: frozenset[str],
+    counts: Counter[str],
+) -> Iterator[SourcePair]:
+    """Keep the rows that C²-Syn can use, in their order; count in `counts` what is `kept` and dropped, by reason.
+
+    A PKU-SafeRLHF row gives its first response that is unsafe and passes the rules.
+
+    Args:
+        rows: Raw rows of `read_source_rows`.
+        source: Name of the source, written into each pair.
+        rules: Thresholds.
+        excluded_requests: Normalised requests to leave out: those of C²-Eval.
+        counts: Is added to: `kept` and one key for every reason of dropping.
+
+    Source: Section 4 of the paper as done by `process_data.py` at 44da12c; departs in D4 (unique requests).
+    """
+    seen: set[bytes] = set()
+    for row in rows:
+        if source == SEED:
+            request, candidates = row.get("request"), [row.get("full_harmful_response")]
+        else:
+            request = row["prompt"]
+            candidates = [row[f"response_{i}"] for i in (0, 1) if row[f"is_response_{i}_safe"] is False]
+        usable, reason = _first_usable(request, candidates, rules, excluded_requests)
+        key = hashlib.sha256(normalise_request(request or "").encode()).digest()[:12]
+        if usable is not None and rules.unique_requests and key in seen:
+            usable, reason = None, "repeated_request"
+        if usable is None:
+            counts[reason] += 1
+            continue
+        seen.add(key)
+        counts["kept"] += 1
+        yield SourcePair(
+            request_id=row["request_id"] if source == SEED else f"pku-{text_digest(request, usable)}",
+            request=request.strip(),
+            full_harmful_response=usable.strip(),
+            source=source,
+            safe_response=row.get("safe_response"),
+            correction=row.get("correction"),
+        )
+
+
+def _first_usable(
+    request: Any, candidates: list[Any], rules: SelectionRules, excluded_requests: frozenset[str]
+) -> tuple[str | None, str]:
+    if not isinstance(request, str) or not request.strip():
+        return None, "empty_text"
+    if rules.require_how_or_what and not re.search(r"\b(how|what)\b", request, re.IGNORECASE):
+        return None, "no_how_or_what"
+    if normalise_request(request) in excluded_requests:
+        return None, "in_c2_eval"
+    reason = "no_unsafe_response"
+    for candidate in candidates:
+        if not isinstance(candidate, str) or not candidate.strip():
+            reason = "empty_text"
+        elif len(candidate.split()) <= rules.min_response_words:
+            reason = "response_too_short"
+        elif len(find_cut_positions(candidate)) + 1 < rules.min_punctuation_marks:
+            reason = "too_few_punctuation_marks"
+        else:
+            return candidate, "kept"
+    return None, reason
+
+
+def read_eval_items(source: str) -> Iterator[dict[str, str]]:
+    """Read C²-Eval items: `request_id, request, full_harmful_response, source`.
+
+    Args:
+        source: `seed`, `pku500` (fetched from the reference repository, checksum verified), or a path: a file in the
+            schema of PKU-SafeRLHF (each row gives its first unsafe response) or one with the columns named above.
+
+    Raises:
+        UsageError: If a row lacks a text, or the source cannot be read.
+    """
+    if source == PKU500:
+        source = str(fetch_pku500())
+    path = DATA_FOLDER / "requests_eval.jsonl" if source == SEED else Path(source)
+    if not path.is_file():
+        raise UsageError(f"There is no file {source}; C²-Eval items come from `seed`, `pku500` or a file.")
+    rows = _read_parquet(path) if path.suffix == ".parquet" else read_jsonl(path)
+    for number, row in enumerate(rows, 1):
+        if "request" in row:
+            request, response, name = row["request"], row.get("full_harmful_response"), row.get("source", source)
+        elif all(column in row for column in PKU_COLUMNS):
+            unsafe = [row[f"response_{i}"] for i in (0, 1) if row[f"is_response_{i}_safe"] is False]
+            request, response, name = row["prompt"], (unsafe or [None])[0], "PKU-SafeRLHF"
+        else:
+            raise UsageError(f"{path}: row {number} has unknown columns: {', '.join(sorted(map(str, row)))}.")
+        if not all(isinstance(text, str) and text.strip() for text in (request, response)):
+            raise UsageError(f"{path}: row {number} has a null or empty request or harmful response. Remove that row.")
+        request_id = row.get("request_id") or f"pku-{number:04d}-{text_digest(request, response)}"
+        yield {
+            "request_id": request_id,
+            "request": request,
+            "full_harmful_response": response,
+            "source": SEED if source == SEED else name,
+        }
+
+
+def fetch_pku500(local_file: str | None = None) -> Path:
+    """Return the reference's 500 C²-Eval items as a file whose sha256 was checked; fetched once if not local.
+
+    Raises:
+        UsageError: If the file cannot be fetched, or is not the one that the checksum stands for.
+    """
+    import urllib.error
+    import urllib.request
+
+    from course_correction.run_files import write_atomically
+
+    path = Path(local_file) if local_file else cache_folder() / f"c2-eval-{PKU500_SHA256[:12]}.jsonl"
+    if not path.exists():
+        if local_file:
+            raise UsageError(f"There is no file {local_file}.")
+        url = PKU500_URL.format(commit=PKU500_COMMIT)
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                content = answer.read()
+        except (urllib.error.URLError, OSError) as error:
+            raise UsageError(
+                f"The 500 items cannot be fetched from {url} ({getattr(error, 'reason', error)}). "
+                "Fetch the file by hand and give its path with --pku500_file."
+            ) from None
+        if hashlib.sha256(content).hexdigest() == PKU500_SHA256:
+            write_atomically(path, content)
+            return path
+        raise UsageError(f"{url} is not the expected file: its sha256 is not {PKU500_SHA256}.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != PKU500_SHA256:
+        raise UsageError(f"{path} is not the reference's test.jsonl: its sha256 is not {PKU500_SHA256}.")
+    return path
+
+
+def read_benign_rows(split: str) -> list[dict[str, Any]]:
+    """Return the seed set's benign rows (`request_id, prompt, response, alarming`) of `train` or `eval`."""
+    return list(read_jsonl(DATA_FOLDER / f"benign_{split}.jsonl"))
