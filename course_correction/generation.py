@@ -75,6 +75,20 @@ def encode_answer(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def decode_continuation(tokenizer: Any, answer_ids: Sequence[int], continuation_ids: Sequence[int]) -> str:
+    """Return the text that the continuation adds to the answer begun, its leading space included.
+
+    SentencePiece tokenizers drop the leading space of a text decoded alone, so both are decoded together.
+    """
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    begun = tokenizer.decode(list(answer_ids), **options)
+    whole = tokenizer.decode([*answer_ids, *continuation_ids], **options)
+    if whole.startswith(begun):
+        return whole[len(begun) :]
+    # The prefill ended inside a character of several tokens.
+    return tokenizer.decode(list(continuation_ids), **options)
+
+
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return every id that ends an answer, by the tokenizer and by the model's generation config."""
     configured = getattr(model.generation_config, "eos_token_id", None)

@@ -76,14 +76,15 @@ def build_ranked_group(
         initial_responses: The 4 IHRs, opener included, shortest first.
         triggers: The 4 triggers, in the order of the IHRs.
         safe_response: The teacher's answer with no IHR before it.
-        continuations: The teacher's 4 continuations after IHR + trigger.
+        continuations: The teacher's 4 continuations after IHR + trigger, with the white space that they begin with.
         teacher: Who wrote them.
 
     Returns:
         A `ranked` row. `correction_starts[i]` is the character where the trigger begins in `responses[i]`.
     """
     corrected = [
-        join_texts(*texts) for texts in zip(initial_responses, triggers, continuations, strict=True)
+        join_texts(initial, trigger) + continuation.rstrip()
+        for initial, trigger, continuation in zip(initial_responses, triggers, continuations, strict=True)
     ]
     starts = [
         response.index(trigger, len(initial.strip()))

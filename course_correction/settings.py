@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from course_correction.run_files import UsageError
 
@@ -36,11 +37,45 @@ def parse_settings(
             raise UsageError("--config needs the path of a recipe.")
         _check_recipe(arguments[position], settings_classes)
     try:
-        return parser.parse_args_and_config(arguments)
+        settings = parser.parse_args_and_config(arguments)
+        for part in settings:
+            check_values(part)
+        return settings
     except UsageError:
         raise
     except (ValueError, TypeError) as error:
         raise UsageError(" ".join(str(error).split())) from None
+
+
+def check_values(settings: Any) -> None:
+    """Refuse values whose type or choice is not the field's; argparse does not check what a recipe says.
+
+    Raises:
+        UsageError: Naming the field, the value and what it takes.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name, None)
+        options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if any(_fits(value, option) for option in options):
+            continue
+        wanted = " or ".join(
+            ", ".join(map(repr, get_args(option))) if get_origin(option) is Literal else
+            "null" if option is type(None) else getattr(option, "__name__", str(option))
+            for option in options
+        )
+        raise UsageError(f"{name} is {value!r}, but takes {wanted}.")
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if get_origin(option) is Literal:
+        return value in get_args(option)
+    if get_origin(option) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(option)[0]) for item in value)
+    if option is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if option is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, option)
 
 
 def _raise_usage_error(message: str) -> None:
