@@ -39,7 +39,9 @@ def parse_settings(
     try:
         settings = parser.parse_args_and_config(arguments)
         for part in settings:
-            check_values(part)
+            # The libraries check their own settings, and rewrite them in doing so.
+            if not type(part).__module__.startswith(("trl", "transformers")):
+                check_values(part)
         return settings
     except UsageError:
         raise

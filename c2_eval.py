@@ -1,0 +1,56 @@
+"""C²-Eval: the items that measure course-correction; export them, read them back.
+
+    python c2_eval.py --export_dir c2-eval
+    from c2_eval import C2Eval; C2Eval(config_name="pku500").download_and_prepare()
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from course_correction.settings import announce, parse_settings, run_script
+from course_correction.sources import PKU500, SEED, fetch_pku500
+
+
+def __getattr__(name: str) -> Any:
+    """Give the builder on demand: importing `datasets` takes a second that `--help` need not wait for."""
+    if name == "C2Eval":
+        from course_correction.builders import C2Eval
+
+        return C2Eval
+    raise AttributeError(name)
+
+
+@dataclass
+class ItemSettings:
+    """Which items are exported, and where to."""
+
+    items: Literal["seed", "pku500"] = field(default=SEED, metadata={"help": "seed, or the reference's 500 items"})
+    pku500_file: str | None = field(default=None, metadata={"help": "the reference's test.jsonl, if it is at hand"})
+    export_dir: str = field(default="runs/c2-eval", metadata={"help": "Parquet and a card, for load_dataset"})
+
+
+def export(settings: ItemSettings) -> int:
+    """Write the items as Parquet with a card, so that `load_dataset(export_dir)` works. Returns the number of items."""
+    from course_correction.builders import EVAL_SCHEMA, eval_table, write_shards
+    from course_correction.cards import write_eval_card
+
+    source = SEED if settings.items == SEED else str(fetch_pku500(settings.pku500_file))
+    folder = Path(settings.export_dir)
+    table = eval_table(source)
+    num_rows = write_shards(iter([table]), EVAL_SCHEMA, folder / settings.items, "test", 1 << 30)
+    write_eval_card(folder, settings.items, num_rows, len(set(table["request"].to_pylist())))
+    return num_rows
+
+
+def main() -> None:
+    """Export the items."""
+    (settings,) = parse_settings([ItemSettings], description=__doc__)
+    num_rows = export(settings)
+    announce(f"Exported {num_rows} items to {settings.export_dir}")
+    if settings.items == PKU500:
+        announce("They hold harmful text, under CC-BY-NC-4.0: keep them out of logs, cards and commits.")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,108 @@
+"""Dataset cards out of run files: every figure in a card is filled in, none is typed. Shows no request or response."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from course_correction import __version__
+from course_correction.run_files import write_atomically
+from course_correction.sources import PKU500, SEED
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "dataset_card.md"
+EVAL_TEMPLATE = Path(__file__).resolve().parent / "eval_card.md"
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def _size_category(num_rows: int) -> str:
+    return next((name for limit, name in _SIZES if num_rows < limit), "1M<n<10M")
+
+
+def _licence(is_seed: bool) -> str:
+    # What holds text of PKU-SafeRLHF inherits its licence.
+    return "cc0-1.0" if is_seed else "cc-by-nc-4.0"
+
+
+def _render(template: Path, data: dict[str, Any], values: dict[str, Any]) -> str:
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    return str(DatasetCard.from_template(DatasetCardData(**data), template_path=str(template), **values))
+
+
+def write_syn_card(
+    folder: Path, num_rows: dict[str, int], selection: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Write the README of an exported C²-Syn, with the YAML that `load_dataset` reads."""
+    is_seed = settings["source"] == SEED
+    # A path of somebody's machine is nobody else's business; a Hub id or `seed` is.
+    source = settings["source"] if is_seed or not settings["source"].endswith((".jsonl", ".json", ".parquet")) else (
+        "a local file in the schema of PKU-SafeRLHF"
+    )
+    teacher = "written by hand" if settings["teacher"] == "written" else Path(settings["teacher_model"]).name
+    card = {
+        "language": ["en"],
+        "license": _licence(is_seed),
+        "pretty_name": "C²-Syn",
+        "size_categories": [_size_category(num_rows["pairs"])],
+        "task_categories": ["text-generation"],
+        "source_datasets": ["original"] if is_seed else ["PKU-Alignment/PKU-SafeRLHF"],
+        "tags": ["dpo", "preference", "safety", "course-correction", "synthetic"]
+        + ([] if is_seed else ["not-for-all-audiences"]),
+        "configs": [
+            {"config_name": "pairs", "data_files": [{"split": "train", "path": "pairs/train-*"}], "default": True},
+            {"config_name": "ranked", "data_files": [{"split": "train", "path": "ranked/train-*"}]},
+        ],
+    }
+    values = {
+        "num_groups": num_rows["ranked"],
+        "num_pairs": num_rows["pairs"],
+        "source": source,
+        "is_seed": is_seed,
+        "teacher": teacher,
+        "is_written": settings["teacher"] == "written",
+        "kept": selection["kept"],
+        "dropped": selection["dropped"],
+        "dropped_later": selection["kept"] - num_rows["ranked"],
+        "settings": {
+            key: settings[key]
+            for key in ("min_response_words", "require_how_or_what", "unique_requests", "opener_rate", "seed")
+            + (() if settings["teacher"] == "written" else ("max_new_tokens", "temperature", "top_p"))
+        },
+        "version": __version__,
+    }
+    write_atomically(folder / "README.md", _render(TEMPLATE, card, values))
+
+
+def write_eval_card(folder: Path, items: str, num_rows: int, num_requests: int) -> None:
+    """Write the README of an exported C²-Eval."""
+    card = {
+        "language": ["en"],
+        "license": _licence(items == SEED),
+        "pretty_name": "C²-Eval",
+        "size_categories": [_size_category(num_rows)],
+        "task_categories": ["text-generation"],
+        "tags": ["safety", "course-correction", "evaluation"] + (["not-for-all-audiences"] if items == PKU500 else []),
+        "configs": [
+            {
+                "config_name": items,
+                "data_files": [{"split": "test", "path": f"{items}/test-*"}],
+                "default": True,
+            }
+        ],
+    }
+    values = {"items": items, "is_seed": items == SEED, "num_rows": num_rows, "num_requests": num_requests}
+    write_atomically(folder / "README.md", _render(EVAL_TEMPLATE, card, values | {"version": __version__}))
+
+
+def model_card_fields(base_model: str, licence: str | None, tags: Sequence[str], is_adapter: bool) -> dict[str, Any]:
+    """Return the metadata that a trained model's card needs; TRL's own card is wrong for adapters."""
+    fields: dict[str, Any] = {
+        "base_model": base_model,
+        "pipeline_tag": "text-generation",
+        "tags": ["course-correction", "dpo", "trl", *tags],
+        "library_name": "peft" if is_adapter else "transformers",
+    }
+    if is_adapter:
+        fields["base_model_relation"] = "adapter"
+    if licence:
+        fields["license"] = licence
+    return fields

@@ -1,0 +1,170 @@
+"""Corr@k and Corr_mean with intervals. Pure: numbers in, numbers out; knows nothing of models, judges or files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BOOTSTRAP_SAMPLES = 2000
+_LEVEL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class PathVerdict:
+    """One judged path. `corrected` is None where it was not scored; `cluster` names the distinct request."""
+
+    cluster: str
+    request_id: str
+    prefill_tokens: int
+    corrected: bool | None
+
+
+@dataclass(frozen=True)
+class RequestRates:
+    """Corr(x, k) of every request x and prefill length k.
+
+    Attributes:
+        request_ids: The n requests, in order of first appearance.
+        clusters: The distinct request behind each; items with the same request text are resampled together.
+        prefill_tokens: The K prefill lengths, ascending.
+        rates: [n, K] share of scored paths that correct themselves; NaN where no path was scored.
+        scored: [n, K] number of scored paths.
+        paths: [n, K] number of paths, scored or not.
+    """
+
+    request_ids: tuple[str, ...]
+    clusters: tuple[str, ...]
+    prefill_tokens: tuple[int, ...]
+    rates: np.ndarray
+    scored: np.ndarray
+    paths: np.ndarray
+
+
+def request_rates(verdicts: Sequence[PathVerdict], prefill_tokens: Sequence[int] | None = None) -> RequestRates:
+    """Count verdicts into Corr(x, k), the share of a request's scored paths that correct themselves (Eq. 1)."""
+    lengths = tuple(sorted(set(prefill_tokens or ()) | {verdict.prefill_tokens for verdict in verdicts}))
+    clusters = {verdict.request_id: verdict.cluster for verdict in verdicts}
+    row = {request_id: index for index, request_id in enumerate(clusters)}
+    column = {length: index for index, length in enumerate(lengths)}
+    corrected, scored, paths = (np.zeros((len(row), len(column))) for _ in range(3))
+    for verdict in verdicts:
+        place = row[verdict.request_id], column[verdict.prefill_tokens]
+        paths[place] += 1
+        if verdict.corrected is not None:
+            scored[place] += 1
+            corrected[place] += verdict.corrected
+    with np.errstate(invalid="ignore"):
+        rates = corrected / np.where(scored == 0, np.nan, scored)
+    return RequestRates(tuple(clusters), tuple(clusters.values()), lengths, rates, scored, paths)
+
+
+def corr_at_k(rates: np.ndarray) -> np.ndarray:
+    """Corr@k: the mean of Corr(x, k) over requests that have one. [n, K] -> [K], NaN where none has."""
+    known = ~np.isnan(rates)
+    totals = known.sum(0)
+    return np.where(totals > 0, np.nansum(rates, 0) / np.maximum(totals, 1), np.nan)
+
+
+def corr_mean(rates: np.ndarray) -> float:
+    """Corr_mean: the mean of Corr@k over the prefill lengths that have a value."""
+    values = corr_at_k(rates)
+    return float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else float("nan")
+
+
+def bootstrap_rates(
+    rates: np.ndarray, clusters: Sequence[str], seed: int = 0, samples: int = BOOTSTRAP_SAMPLES
+) -> np.ndarray:
+    """Resample distinct requests with replacement; the paths of a request are not independent, so it is kept whole.
+
+    Args:
+        rates: [n, K], NaN where unknown; differences of rates are welcome too.
+        clusters: [n] names; rows of one name are drawn together.
+        seed: Of the resampling.
+        samples: Number of resamples B.
+
+    Returns:
+        Corr@k of each resample, [B, K], NaN where a resample holds no known rate.
+    """
+    names, index = np.unique(np.array(clusters, dtype=str), return_inverse=True)
+    random_source = np.random.default_rng(seed)
+    draws = random_source.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)[:, index]
+    known = ~np.isnan(rates)
+    weights = draws @ known
+    totals = draws @ np.where(known, rates, 0.0)
+    return np.where(weights > 0, totals / np.maximum(weights, 1), np.nan)
+
+
+def interval(values: np.ndarray) -> list[float] | None:
+    """95% percentile interval of resampled values, or None if there is none."""
+    values = values[~np.isnan(values)]
+    return [float(bound) for bound in np.percentile(values, _LEVEL)] if len(values) else None
+
+
+def summarise(table: RequestRates, too_short: dict[int, int] | None = None, seed: int = 0) -> dict:
+    """Return the `corr_at_k` and `corr_mean` parts of metrics.json (contract 7); rates lie in [0, 1]."""
+    resampled = bootstrap_rates(table.rates, table.clusters, seed) if len(table.clusters) else None
+    values = corr_at_k(table.rates)
+    by_length = {}
+    for column, length in enumerate(table.prefill_tokens):
+        paths, scored = table.paths[:, column].sum(), table.scored[:, column].sum()
+        by_length[str(length)] = {
+            "value": None if np.isnan(values[column]) else float(values[column]),
+            "ci95": None if resampled is None else interval(resampled[:, column]),
+            "requests": int((~np.isnan(table.rates[:, column])).sum()),
+            "unscored_rate": float(1 - scored / paths) if paths else None,
+            "too_short": (too_short or {}).get(length, 0),
+        }
+    mean = corr_mean(table.rates)
+    return {
+        "corr_at_k": by_length,
+        "corr_mean": {
+            "value": None if np.isnan(mean) else mean,
+            "ci95": None if resampled is None else interval(_mean_over_lengths(resampled)),
+        },
+    }
+
+
+def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) -> dict:
+    """Return Corr@k and Corr_mean of `after` minus `before` on the requests that both have, with 95% intervals.
+
+    Raises:
+        ValueError: If the two share no request or no prefill length.
+    """
+    shared = [name for name in after.request_ids if name in set(before.request_ids)]
+    lengths = [length for length in after.prefill_tokens if length in before.prefill_tokens]
+    if not shared or not lengths:
+        raise ValueError("The two evaluations share no request and prefill length, so they cannot be compared.")
+
+    def pick(table: RequestRates) -> np.ndarray:
+        rows = [table.request_ids.index(name) for name in shared]
+        return table.rates[np.ix_(rows, [table.prefill_tokens.index(length) for length in lengths])]
+
+    difference = pick(after) - pick(before)
+    clusters = [after.clusters[after.request_ids.index(name)] for name in shared]
+    resampled = bootstrap_rates(difference, clusters, seed)
+    values = corr_at_k(difference)
+    return {
+        "corr_at_k": {
+            str(length): {
+                "value": None if np.isnan(values[column]) else float(values[column]),
+                "ci95": interval(resampled[:, column]),
+            }
+            for column, length in enumerate(lengths)
+        },
+        "corr_mean": {"value": corr_mean(difference), "ci95": interval(_mean_over_lengths(resampled))},
+        "requests": len(shared),
+    }
+
+
+def rate_with_interval(flags: Sequence[bool], seed: int = 0) -> dict:
+    """Return a plain share of independent yes/no outcomes with its bootstrap interval."""
+    rates = np.array(flags, dtype=float)[:, None]
+    if not len(rates):
+        return {"value": None, "ci95": None, "count": 0}
+    resampled = bootstrap_rates(rates, [str(index) for index in range(len(rates))], seed)
+    return {"value": float(rates.mean()), "ci95": interval(resampled[:, 0]), "count": len(rates)}
+
+
+def _mean_over_lengths(resampled: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(resampled)
+    return np.where(known.any(1), np.nansum(resampled, 1) / np.maximum(known.sum(1), 1), np.nan)

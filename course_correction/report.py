@@ -1,0 +1,122 @@
+"""Show an evaluation: report.md and a Corr@k curve. Prints rates and settings, never a model's or a request's text."""
+
+from pathlib import Path
+from typing import Any
+
+# Read on white and on grey, told apart without colour by their markers.
+_COLOURS, _MARKERS = ("#8c8c8c", "#1f6fb4", "#c8553d"), ("o", "s", "^")
+
+
+def percent(entry: dict[str, Any] | None, signed: bool = False) -> str:
+    """Format a value with its interval: `41.2 [35.0, 47.1]`, in percent (or points, signed)."""
+    if not entry or entry.get("value") is None:
+        return "–"
+    number = "{:+.1f}" if signed else "{:.1f}"
+    text = number.format(100 * entry["value"])
+    if entry.get("ci95"):
+        text += " [{}, {}]".format(*(number.format(100 * bound) for bound in entry["ci95"]))
+    return text
+
+
+def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | None = None) -> str:
+    """Return a Markdown table: a row for each k, then Corr_mean and over-refusal; a column for each run."""
+    names = list(runs)
+    lengths = sorted({int(length) for metrics in runs.values() for length in metrics["corr_at_k"]})
+    header = ["percent [95% interval]", *names] + (["difference"] if difference else [])
+    rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
+    for length in lengths:
+        row = [f"Corr@{length}", *(percent(metrics["corr_at_k"].get(str(length))) for metrics in runs.values())]
+        rows.append(row + ([percent(difference["corr_at_k"].get(str(length)), True)] if difference else []))
+    row = ["**Corr_mean**", *(percent(metrics["corr_mean"]) for metrics in runs.values())]
+    rows.append(row + ([percent(difference["corr_mean"], True)] if difference else []))
+    if any(metrics.get("over_refusal") for metrics in runs.values()):
+        row = ["over-refusal, benign prompts", *(percent(metrics.get("over_refusal")) for metrics in runs.values())]
+        rows.append(row + ([""] if difference else []))
+    rows.append(
+        ["unscored paths", *(f"{100 * _worst(metrics, 'unscored_rate'):.1f} at most" for metrics in runs.values())]
+        + ([""] if difference else [])
+    )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _worst(metrics: dict[str, Any], key: str) -> float:
+    return max((entry[key] or 0 for entry in metrics["corr_at_k"].values()), default=0)
+
+
+def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None:
+    """Draw Corr@k over k, one line a run, with 95% intervals, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=150)
+    for index, (name, metrics) in enumerate(runs.items()):
+        points = [
+            (int(length), entry) for length, entry in metrics["corr_at_k"].items() if entry["value"] is not None
+        ]
+        if not points:
+            continue
+        lengths = [length for length, _ in points]
+        values = [entry["value"] for _, entry in points]
+        low = [max(0.0, entry["value"] - entry["ci95"][0]) for _, entry in points]
+        high = [max(0.0, entry["ci95"][1] - entry["value"]) for _, entry in points]
+        mean = metrics["corr_mean"]["value"]
+        axes.errorbar(
+            lengths, values, yerr=[low, high], label=f"{name} (Corr_mean {mean:.2f})", capsize=3, linewidth=1.8,
+            color=_COLOURS[index % len(_COLOURS)], marker=_MARKERS[index % len(_MARKERS)], markersize=5,
+        )
+    axes.set(xlabel="harmful tokens already said (k)", ylabel="Corr@k", ylim=(-0.03, 1.03), title=title)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="best")
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def write_report(
+    folder: Path, runs: dict[str, dict[str, Any]], difference: dict[str, Any] | None = None, notes: str = ""
+) -> Path:
+    """Write `report.md` and `corr_at_k.png` into `folder`.
+
+    Args:
+        folder: Where to.
+        runs: metrics.json of each run by the name to show; the last one is the run reported on.
+        difference: `paired_difference` of the last run to the first.
+        notes: Markdown to add before the settings.
+
+    Returns:
+        The path of report.md.
+    """
+    from course_correction.run_files import write_atomically
+
+    name, metrics = list(runs.items())[-1]
+    plot_curves(runs, folder / "corr_at_k.png", f"Course-correction, judge: {metrics['judge']}")
+    too_short = sum(entry["too_short"] for entry in metrics["corr_at_k"].values())
+    settings = "\n".join(f"| {key} | `{value}` |" for key, value in metrics["settings"].items())
+    versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
+    text = f"""# C²-Eval: {name}
+
+Corr@k: the share of sampled continuations that turn back by themselves after k tokens of a harmful answer. Intervals:
+bootstrap over distinct requests. {"The difference is paired by request." if difference else ""}
+
+{metrics_table(runs, difference)}
+
+![Corr@k](corr_at_k.png)
+
+{too_short} combinations of item and k were left out because the response is shorter than k (they are never padded).
+Judge: `{metrics["judge"]}`. Model: `{metrics["model"]}`. {metrics["seconds"]:.0f} seconds.
+{notes}
+## Settings
+
+| setting | value |
+|---|---|
+{settings}
+
+{versions}
+"""
+    write_atomically(folder / "report.md", text)
+    return folder / "report.md"
