@@ -95,26 +95,30 @@ def check_lengths(pairs: Any, tokenizer: Any, max_length: int | None, drop_long_
 
 def build_trainer(data: TrainingData, training: Any, model_arguments: Any) -> tuple[Any, dict[str, Any]]:
     """Return TRL's trainer, ready to train, and facts for train_metrics.json."""
-    import torch
     from trl import DPOTrainer, get_peft_config, get_quantization_config
 
-    from course_correction.loading import explain_loading_error, load_tokenizer, resolve_model_name
+    from course_correction.loading import (
+        explain_loading_error,
+        keep_freed_memory,
+        load_tokenizer,
+        pinned_revision,
+        resolve_model_name,
+    )
 
+    keep_freed_memory()
     name = model_arguments.model_name_or_path
     if not name:
         raise UsageError("model_name_or_path is not set. Name a chat model.")
     if training.truncation_mode != "keep_start":
         raise UsageError("truncation_mode has no effect here: rows are refused or dropped, never cut.")
-    if not torch.cuda.is_available():
-        training.use_cpu = True
-    tokenizer = load_tokenizer(name, model_arguments.model_revision, model_arguments.trust_remote_code)
+    tokenizer = load_tokenizer(name, model_arguments.model_revision, training.trust_remote_code)
     pairs, num_long = check_lengths(load_pairs(data), tokenizer, training.max_length, data.drop_long_rows)
     quantization = get_quantization_config(model_arguments)
     training.model_init_kwargs = {
-        "revision": model_arguments.model_revision,
+        "revision": pinned_revision(name, model_arguments.model_revision),
         "attn_implementation": model_arguments.attn_implementation,
         "dtype": model_arguments.dtype or "auto",
-        "trust_remote_code": model_arguments.trust_remote_code,
+        "trust_remote_code": training.trust_remote_code,
     }
     try:
         trainer = DPOTrainer(
@@ -205,8 +209,12 @@ def main() -> None:
             epilog="Also every field of trl.DPOConfig (beta, learning_rate, max_length, max_steps, ...) and of "
             "trl.ModelConfig (model_name_or_path, use_peft, lora_r, load_in_4bit, ...), and --config recipe.yaml.",
         ).parse_args()
+    import torch
     from trl import DPOConfig, ModelConfig
 
+    if not torch.cuda.is_available() and not any(argument.startswith("--use_cpu") for argument in sys.argv):
+        announce("No CUDA device: training on the CPU (--use_cpu true).")
+        sys.argv += ["--use_cpu", "true"]
     folder = train(*parse_settings([TrainingData, DPOConfig, ModelConfig]))
     announce(f"Saved to {folder}")
 

