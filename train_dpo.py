@@ -151,6 +151,8 @@ def train(data: TrainingData, training: Any, model_arguments: Any) -> Path:
     """
     from transformers.trainer_utils import get_last_checkpoint
 
+    from course_correction.cards import write_model_card
+
     folder = Path(training.output_dir)
     if (folder / "train_metrics.json").exists():
         raise UsageError(f"{folder} holds a finished training. Give another --output_dir, or remove that folder.")
@@ -167,31 +169,36 @@ def train(data: TrainingData, training: Any, model_arguments: Any) -> Path:
     if trainer.accelerator.is_main_process:
         trainer.processing_class.save_pretrained(folder)
         metrics = {**facts, "seconds": round(time.monotonic() - start, 1), **result.metrics}
-        metrics |= {"log": trainer.state.log_history, "versions": library_versions()}
-        metrics["settings"] = {"beta": training.beta, "learning_rate": training.learning_rate, "seed": training.seed}
-        write_card(folder, trainer, facts)
+        pairs_a_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+        metrics["pairs_seen"] = trainer.state.global_step * pairs_a_step
+        metrics |= {"beta": training.beta, "learning_rate": training.learning_rate, "seed": training.seed}
+        metrics |= {"versions": library_versions(), "log": trainer.state.log_history}
+        base_model, licence = base_model_id(facts["model"])
+        name_base_model(folder, base_model)
+        write_model_card(folder, base_model, licence, data.dataset_name, metrics)
         write_json(folder / "train_metrics.json", metrics)
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=data.dataset_name)
     return folder
 
 
-def write_card(folder: Path, trainer: Any, facts: dict[str, Any]) -> None:
-    """Write a model card with metadata that is right for what was trained."""
-    from huggingface_hub import ModelCard
-
-    from course_correction.cards import model_card_fields
+def base_model_id(name: str) -> tuple[str, str | None]:
+    """Return the Hub id to call the trained model's base by, and its licence if known; never a path of this machine."""
     from course_correction.loading import OFFLINE_MODEL, OFFLINE_MODEL_HUB_ID
 
-    base = OFFLINE_MODEL_HUB_ID if facts["model"] == OFFLINE_MODEL else facts["model"]
-    trainer.create_model_card(dataset_name=facts["dataset"])
-    card = ModelCard.load(folder / "README.md")
-    licence = "apache-2.0" if facts["model"] == OFFLINE_MODEL else None
-    for key, value in model_card_fields(base, licence, [], facts["adapter"]).items():
-        setattr(card.data, key, value)
-    # TRL puts in the folder that the weights were read from.
-    card.content = card.content.replace(str(trainer.model.config._name_or_path), base)
-    card.save(folder / "README.md")
+    if name == OFFLINE_MODEL:
+        return OFFLINE_MODEL_HUB_ID, "apache-2.0"
+    return (Path(name).name if Path(name).exists() else name), None
+
+
+def name_base_model(folder: Path, base_model: str) -> None:
+    """Put the base model's Hub id into a saved adapter's config, where PEFT writes the path it was loaded from."""
+    import json
+
+    path = folder / "adapter_config.json"
+    if path.exists():
+        config = json.loads(path.read_text())
+        write_json(path, config | {"base_model_name_or_path": base_model})
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Dataset cards out of run files: every figure in a card is filled in, none is typed. Shows no request or response."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from course_correction.sources import PKU500, SEED
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "dataset_card.md"
 EVAL_TEMPLATE = Path(__file__).resolve().parent / "eval_card.md"
+MODEL_TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -93,16 +93,27 @@ def write_eval_card(folder: Path, items: str, num_rows: int, num_requests: int) 
     write_atomically(folder / "README.md", _render(EVAL_TEMPLATE, card, values | {"version": __version__}))
 
 
-def model_card_fields(base_model: str, licence: str | None, tags: Sequence[str], is_adapter: bool) -> dict[str, Any]:
-    """Return the metadata that a trained model's card needs; TRL's own card is wrong for adapters."""
-    fields: dict[str, Any] = {
-        "base_model": base_model,
-        "pipeline_tag": "text-generation",
-        "tags": ["course-correction", "dpo", "trl", *tags],
-        "library_name": "peft" if is_adapter else "transformers",
-    }
-    if is_adapter:
-        fields["base_model_relation"] = "adapter"
-    if licence:
-        fields["license"] = licence
-    return fields
+def write_model_card(folder: Path, base_model: str, licence: str | None, dataset: str, facts: dict[str, Any]) -> None:
+    """Write the README of a trained adapter or model; TRL's own card is wrong for adapters.
+
+    Args:
+        folder: Where the weights are.
+        base_model: Hub id of the model that was trained.
+        licence: Licence to state, if known.
+        dataset: Hub id of the pairs; a local folder is not named.
+        facts: What train_metrics.json holds.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(
+        language="en",
+        license=licence,
+        library_name="peft" if facts["adapter"] else "transformers",
+        tags=["course-correction", "dpo", "trl"],
+        base_model=base_model,
+        base_model_relation="adapter" if facts["adapter"] else "finetune",
+        pipeline_tag="text-generation",
+        datasets=[dataset] if dataset.count("/") == 1 and not Path(dataset).exists() else None,
+    )
+    values = {**facts, "base_model": base_model, "is_adapter": facts["adapter"]}
+    write_atomically(folder / "README.md", str(ModelCard.from_template(data, str(MODEL_TEMPLATE), **values)))
