@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
-from course_correction.run_files import UnitFile, UsageError, chunked, open_run, write_json
+from course_correction.run_files import UnitFile, UsageError, chunked, open_run, text_digest, write_json
 from course_correction.settings import announce, parse_settings, run_script
 from course_correction.sources import (
     SEED,
@@ -113,14 +113,16 @@ def synthesize(settings: SynthesisSettings) -> Path:
 
     folder = Path(settings.output_dir)
     identity = {key: value for key, value in asdict(settings).items() if key not in {"output_dir", "export_dir"}}
-    with open_run(folder, "c2_syn", identity):
-        pairs, counts = select_pairs(settings)
-        announce(
-            f"{settings.source}: {counts.pop('kept', 0)} requests kept"
-            + "".join(f", {number} dropped ({reason})" for reason, number in sorted(counts.items()))
-        )
-        if not pairs:
-            raise UsageError(f"No row of {settings.source} passes the selection. Loosen its thresholds.")
+    pairs, counts = select_pairs(settings)
+    announce(
+        f"{settings.source}: {counts.pop('kept', 0)} requests kept"
+        + "".join(f", {number} dropped ({reason})" for reason, number in sorted(counts.items()))
+    )
+    if not pairs:
+        raise UsageError(f"No row of {settings.source} passes the selection. Loosen its thresholds.")
+    # A source that changed under the same name is another source.
+    identity["pairs_digest"] = text_digest(*(text for pair in pairs for text in map(str, asdict(pair).values())))
+    with open_run(folder, "c2_syn", identity, "groups.jsonl"):
         units = chunked(pairs, settings.requests_per_unit)
         file = UnitFile(
             folder / "groups.jsonl", [[pair.request_id for pair in unit] for unit in units], lambda rows: len(rows) == 1
@@ -128,6 +130,7 @@ def synthesize(settings: SynthesisSettings) -> Path:
         if file.quarantined_bytes:
             announce(f"A torn unit was moved to {file.quarantine} and is done again.")
         if file.units_done < len(units):
+            # Loaded before the bar is drawn, so that an error stands on a line of its own.
             write_groups = _written_teacher(settings) if settings.teacher == WRITTEN else _model_teacher(settings)
             with tqdm(total=len(pairs), desc="C²-Syn", unit="request", mininterval=1) as bar:
                 bar.update(sum(map(len, units[: file.units_done])))

@@ -125,8 +125,9 @@ class Evaluation:
             announce(f"A torn unit was moved to {file.quarantine} and is done again.")
         if file.units_done == len(self.items):
             return
+        # Loaded before the bar is drawn, so that an error stands on a line of its own.
+        self.model_and_tokenizer()
         with tqdm(total=len(self.items), desc="sampling", unit="request", mininterval=1) as bar:
-            self.model_and_tokenizer()
             bar.update(file.units_done)
             for item in self.items[file.units_done :]:
                 file.append(self.sample_item(item))
@@ -348,14 +349,20 @@ def adapter_digest(folder: Path) -> str | None:
 
 def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     """Run what is left of an evaluation, and return its metrics."""
+    from course_correction.judging import make_judge
+
     evaluation = Evaluation(settings)
+    # What would fail at the end fails now.
+    make_judge(settings.judge, settings.judge_model, settings.judge_base_url)
+    if settings.baseline_dir:
+        read_finished(Path(settings.baseline_dir))
     start = time.monotonic()
-    with open_run(evaluation.folder, "sampling", evaluation.sampling_identity()):
+    with open_run(evaluation.folder, "sampling", evaluation.sampling_identity(), "generations.jsonl"):
         evaluation.sample()
         if settings.max_benign:
             evaluation.answer_benign()
         judging = {name: getattr(settings, name) for name in ("judge", "judge_model", "judge_base_url")}
-        with open_run(evaluation.folder, "judging", judging):
+        with open_run(evaluation.folder, "judging", judging, "verdicts.jsonl"):
             return evaluation.measure(evaluation.judge(), time.monotonic() - start)
 
 

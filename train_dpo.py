@@ -4,8 +4,10 @@
     accelerate launch --config_file recipes/accelerate/zero3.yaml train_dpo.py --config recipes/llama2-7b-chat/dpo_full.yaml
 """
 
+import logging
 import sys
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,9 @@ def main() -> None:
             epilog="Also every field of trl.DPOConfig (beta, learning_rate, max_length, max_steps, ...) and of "
             "trl.ModelConfig (model_name_or_path, use_peft, lora_r, load_in_4bit, ...), and --config recipe.yaml.",
         ).parse_args()
+    # What the libraries say of their own defaults, nobody here can act on.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from trl import DPOConfig, ModelConfig
 

@@ -95,10 +95,16 @@ def library_versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def open_run(folder: Path, stage: str, settings: dict[str, Any]) -> Iterator[Path]:
+def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str) -> Iterator[Path]:
     """Claim `folder` for one run of `stage` under `settings`, for as long as the block lasts.
 
     The lock belongs to the process, so it dies with it, also by kill -9.
+
+    Args:
+        folder: The output folder.
+        stage: Name of the stage, its key in run.json.
+        settings: All that decides the rows.
+        rows_file: Name of the file that the stage writes; while it holds nothing, other settings are welcome.
 
     Raises:
         UsageError: If another process works in the folder, or if it was filled under other settings.
@@ -117,7 +123,8 @@ def open_run(folder: Path, stage: str, settings: dict[str, Any]) -> Iterator[Pat
             runs = json.loads(path.read_text()) if path.exists() else {}
         except ValueError:
             raise UsageError(f"{path} is not valid JSON; give another --output_dir or remove that folder.") from None
-        if stage in runs:
+        rows = folder / rows_file
+        if stage in runs and rows.exists() and rows.stat().st_size:
             _refuse_other_settings(folder, runs[stage]["settings"], settings)
         else:
             runs[stage] = {"settings": settings, "versions": library_versions()}

@@ -1,6 +1,8 @@
 """Command lines and recipes: dataclass settings, `--config recipe.yaml`, one-line errors. Knows nothing of models."""
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -46,6 +48,9 @@ def parse_settings(
     except UsageError:
         raise
     except (ValueError, TypeError) as error:
+        unused = re.search(r"not used by the HfArgumentParser: \[(.*)\]", str(error))
+        if unused:
+            raise UsageError(f"Unknown setting: {unused[1]}. See --help.") from None
         raise UsageError(" ".join(str(error).split())) from None
 
 
@@ -119,6 +124,7 @@ def run_script(main: Callable[[], None]) -> None:
         if error.errno is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
+        where += ". Free some space" if error.errno == errno.ENOSPC else ""
         _exit_with(f"{error.strerror}{where}. What is finished is kept; run the same command again to go on.", 2)
 
 

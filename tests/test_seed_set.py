@@ -25,7 +25,8 @@ TEXT_COLUMNS = ("request", "full_harmful_response", "safe_response", "correction
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    # A contraction is one word, as in the README's "six words in a row".
+    return re.findall(r"\w+(?:['’]\w+)*", text.lower())
 
 
 def _six_grams(split: str) -> set[tuple[str, ...]]:
@@ -85,7 +86,8 @@ def test_corrections_are_short_and_fit_to_follow_a_trigger(split: str) -> None:
         correction = row["correction"]
         assert correction[0].islower() or re.match(r"I\b", correction), row["request_id"]
         assert correction[-1] in ".!?", row["request_id"]
-        assert 1 <= len(re.findall(r"[.!?](?:\s|$)", correction)) <= 3, row["request_id"]
+        sentences = re.findall(r"[.!?](?:\s|$)", re.sub(r"\b(Ms|Mrs|Mr|Dr)\.", r"\1", correction))
+        assert 1 <= len(sentences) <= 3, row["request_id"]
 
 
 def test_identifiers_requests_and_texts_are_unique_over_all_files() -> None:
