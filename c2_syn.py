@@ -73,6 +73,8 @@ class SynthesisSettings:
         for name in ("batch_size", "requests_per_unit", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.max_requests is not None and self.max_requests < 1:
+            raise UsageError(f"max_requests is {self.max_requests}, but must be at least 1, or null for all.")
         if self.teacher == WRITTEN and self.source != SEED:
             raise UsageError(
                 f"teacher: written needs source: seed, whose corrections are written; {self.source} has none. "

@@ -72,7 +72,7 @@ def render_prompt(tokenizer: Any, request: str) -> list[int]:
 
 def encode_answer(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of (the beginning of) an assistant's answer, with no special token added."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def decode_continuation(tokenizer: Any, answer_ids: Sequence[int], continuation_ids: Sequence[int]) -> str:

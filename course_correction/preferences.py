@@ -115,6 +115,8 @@ def check_ranked_group(group: dict[str, Any], where: str) -> None:
         raise UsageError(f"{where}: the group lacks {', '.join(missing)}.")
     responses, starts = group["responses"], group["correction_starts"]
     name = f"{where}: group {group['request_id']}"
+    if not all(isinstance(group[column], list) for column in ("responses", "kinds", "correction_starts")):
+        raise UsageError(f"{name}: responses, kinds and correction_starts must be lists.")
     if len(responses) != GROUP_SIZE or list(group["kinds"]) != list(KINDS) or len(starts) != GROUP_SIZE:
         raise UsageError(f"{name} has {len(responses)} responses; a ranked group has {GROUP_SIZE}, best first.")
     if not all(isinstance(text, str) and text.strip() for text in [group["request"], *responses]):
@@ -123,7 +125,7 @@ def check_ranked_group(group: dict[str, Any], where: str) -> None:
         raise UsageError(f"{name} has two identical responses, which cannot be ranked.")
     for text, start, kind in zip(responses, starts, KINDS, strict=True):
         corrected = kind.startswith("corrected")
-        if corrected != (start >= 0) or start >= len(text):
+        if not isinstance(start, int) or corrected != (start >= 0) or start >= len(text):
             raise UsageError(f"{name}: correction start {start} does not fit the {kind} response.")
 
 

@@ -57,6 +57,12 @@ def find_cut_positions(full_harmful_response: str) -> list[int]:
     return [match.end() for match in _MARK.finditer(full_harmful_response) if match.end() < end]
 
 
+def count_marks(full_harmful_response: str) -> int:
+    """Return the number of punctuation marks, one that ends the response included."""
+    ends = full_harmful_response.rstrip().endswith(tuple(".,;:!?"))
+    return len(find_cut_positions(full_harmful_response)) + ends
+
+
 def cut_initial_harmful_responses(
     full_harmful_response: str, num_cuts: int = 4, random_source: random.Random | None = None
 ) -> list[str]:
@@ -76,7 +82,7 @@ def cut_initial_harmful_responses(
     """
     positions = find_cut_positions(full_harmful_response)
     text = full_harmful_response.rstrip()
-    num_marks = len(positions) + (text[-1:] in tuple(".,;:!?"))
+    num_marks = count_marks(full_harmful_response)
     if num_marks < num_cuts + 1 or len(positions) < num_cuts:
         raise ValueError(
             f"{num_cuts} cuts need {num_cuts + 1} punctuation marks, the response has {num_marks}. "

@@ -68,12 +68,12 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: If a line is no JSON object. The line's number is named, never its text.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
             except ValueError:
                 raise UsageError(f"{path}: line {number} is not valid JSON. Mend or remove that line.") from None
             if not isinstance(row, dict):
@@ -120,12 +120,15 @@ def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str)
             ) from None
         path = folder / RUN_FILE
         try:
-            runs = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError:
-            raise UsageError(f"{path} is not valid JSON; give another --output_dir or remove that folder.") from None
+            runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            known = runs[stage]["settings"] if stage in runs else None
+        except (ValueError, TypeError, KeyError):
+            raise UsageError(f"{path} does not hold a run's settings; give another --output_dir or remove that folder.") from None
         rows = folder / rows_file
-        if stage in runs and rows.exists() and rows.stat().st_size:
-            _refuse_other_settings(folder, runs[stage]["settings"], settings)
+        if rows.exists() and rows.stat().st_size:
+            if known is None:
+                raise UsageError(f"{rows} holds rows, but {path} does not say under which settings. Move them away.")
+            _refuse_other_settings(folder, known, settings)
         else:
             runs[stage] = {"settings": settings, "versions": library_versions()}
             write_json(path, runs)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_correction.prefixes import find_cut_positions
+from course_correction.prefixes import count_marks
 from course_correction.run_files import UsageError, cache_folder, read_jsonl, text_digest
 
 DATA_FOLDER = Path(__file__).resolve().parent.parent / "data"
@@ -107,8 +107,8 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
-    except pyarrow.ArrowInvalid:
-        raise UsageError(f"{path} is not a Parquet file.") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError(f"{path} is no Parquet file, or a damaged one ({type(error).__name__}).") from None
 
 
 def _read_hub(dataset_id: str, revision: str | None, split: str) -> Iterator[dict[str, Any]]:
@@ -155,11 +155,14 @@ def select_source_pairs(
             request = row["prompt"]
             candidates = [row[f"response_{i}"] for i in (0, 1) if row[f"is_response_{i}_safe"] is False]
         usable, reason = _first_usable(request, candidates, rules, excluded_requests)
-        key = hashlib.sha256(normalise_request(request or "").encode()).digest()[:12]
-        if usable is not None and rules.unique_requests and key in seen:
-            usable, reason = None, "repeated_request"
         if usable is None:
             counts[reason] += 1
+            continue
+        # Where requests may repeat, a pair may not: its id names it.
+        key_text = normalise_request(request) if rules.unique_requests else f"{request}\x1f{usable}"
+        key = hashlib.sha256(key_text.encode()).digest()[:12]
+        if key in seen:
+            counts["repeated_request"] += 1
             continue
         seen.add(key)
         counts["kept"] += 1
@@ -173,10 +176,15 @@ def select_source_pairs(
         )
 
 
+def _is_text(value: Any) -> bool:
+    # A lone surrogate, which JSON can spell, cannot be written as UTF-8.
+    return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+
+
 def _first_usable(
     request: Any, candidates: list[Any], rules: SelectionRules, excluded_requests: frozenset[str]
 ) -> tuple[str | None, str]:
-    if not isinstance(request, str) or not request.strip():
+    if not _is_text(request):
         return None, "empty_text"
     if rules.require_how_or_what and not re.search(r"\b(how|what)\b", request, re.IGNORECASE):
         return None, "no_how_or_what"
@@ -184,11 +192,11 @@ def _first_usable(
         return None, "in_c2_eval"
     reason = "no_unsafe_response"
     for candidate in candidates:
-        if not isinstance(candidate, str) or not candidate.strip():
+        if not _is_text(candidate):
             reason = "empty_text"
         elif len(candidate.split()) <= rules.min_response_words:
             reason = "response_too_short"
-        elif len(find_cut_positions(candidate)) + 1 < rules.min_punctuation_marks:
+        elif count_marks(candidate) < rules.min_punctuation_marks:
             reason = "too_few_punctuation_marks"
         else:
             return candidate, "kept"

@@ -132,7 +132,12 @@ def test_correction_starts_point_at_the_trigger(number: int) -> None:
 def test_a_correction_start_is_found_behind_the_prefix_even_where_the_prefix_holds_the_trigger() -> None:
     trigger = "But let me be clear:"
     pair = SourcePair("r", "How?", f"{trigger} one, two, three, four, five.", "test")
-    initial = [f"{trigger} one,", f"{trigger} one, two,", f"{trigger} one, two, three,", f"{trigger} one, two, three, four,"]
+    initial = [
+        f"{trigger} one,",
+        f"{trigger} one, two,",
+        f"{trigger} one, two, three,",
+        f"{trigger} one, two, three, four,",
+    ]
     group = build_ranked_group(pair, "", initial, [trigger] * 4, "No.", [" stop."] * 4, "t")
     assert group["correction_starts"] == [-1, *(len(text) + 1 for text in initial), -1]
 

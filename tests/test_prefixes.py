@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from conftest import ROOT
@@ -25,7 +26,9 @@ from course_correction.sources import SourcePair
 MARKS = ".,;:!?"
 any_text = st.text(alphabet=st.sampled_from("ab é中.,;:!?\n\t 3\"')"), max_size=120) | st.text(max_size=80)
 seeds = st.none() | st.integers(0, 2**32)
-WORDS_AND_MARKS = st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), st.sampled_from([*MARKS, ""])), max_size=60)
+WORDS_AND_MARKS = st.lists(
+    st.tuples(st.text("abc", min_size=1, max_size=9), st.sampled_from([*MARKS, ""])), max_size=60
+)
 
 
 def _random_source(seed: int | None) -> random.Random | None:
@@ -49,7 +52,7 @@ def test_cuts_are_proper_nested_and_increasing_or_refused(text: str, num_cuts: i
         assert cut[-1] in MARKS
         assert cut.strip() and len(cut) < len(text.rstrip())
         assert text[len(cut) :].strip()
-    for shorter, longer in zip(cuts, cuts[1:], strict=False):
+    for shorter, longer in pairwise(cuts):
         assert longer.startswith(shorter) and len(shorter) < len(longer)
 
 
@@ -90,7 +93,9 @@ def test_cuts_vary_with_the_draw() -> None:
     assert len({tuple(cut_initial_harmful_responses(text, 4, random.Random(seed))) for seed in range(20)}) > 10
 
 
-def _pair(request_id: str, request: str = "How?", response: str = "One, two, three, four, five, six. " * 4) -> SourcePair:
+def _pair(
+    request_id: str, request: str = "How?", response: str = "One, two, three, four, five, six. " * 4
+) -> SourcePair:
     return SourcePair(request_id, request, response.strip(), "test")
 
 
@@ -107,11 +112,20 @@ def test_openers_and_triggers_depend_on_the_seed_and_the_request_id_alone(
     assert draft_corrections(_pair(request_id), seed, 0.6) == (opener, initial_responses, triggers)
 
 
+def test_requests_draw_independently_even_with_equal_responses() -> None:
+    drafts = [draft_corrections(_pair(f"r{number}"), 0, 0.6) for number in range(60)]
+    assert len({tuple(len(initial) - len(opener) for initial in initials) for opener, initials, _ in drafts}) > 20
+    assert len({tuple(triggers) for _, _, triggers in drafts}) > 50
+    assert len({opener for opener, _, _ in drafts}) > 8
+
+
 def test_draws_do_not_depend_on_the_process_or_its_hash_seed() -> None:
     code = (
         "from course_correction.prefixes import draw_opener, draw_triggers\n"
         "from course_correction.run_files import random_for\n"
-        "print([(draw_opener(random_for(3, i, 'opener'), .6), draw_triggers(random_for(3, i, 'triggers'))) for i in range(9)])"
+        "draws = [(draw_opener(random_for(3, i, 'opener'), 0.6), draw_triggers(random_for(3, i, 'triggers')))"
+        " for i in range(9)]\n"
+        "print(draws)"
     )
     outputs = {
         subprocess.run(
