@@ -1,7 +1,7 @@
 """C²-Eval: the items that measure course-correction; export them, read them back.
 
-    python c2_eval.py --export_dir c2-eval
-    from c2_eval import C2Eval; C2Eval(config_name="pku500").download_and_prepare()
+python c2_eval.py --export_dir c2-eval
+from c2_eval import C2Eval; C2Eval(config_name="pku500").download_and_prepare()
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """C²-Syn: make synthetic preferences that teach course-correction, export them, read them back.
 
-    python c2_syn.py --config recipes/smollm2-135m/c2_syn.yaml
-    from c2_syn import C2Syn; C2Syn(config_name="ranked", groups_file=...).download_and_prepare()
+python c2_syn.py --config recipes/smollm2-135m/c2_syn.yaml
+from c2_syn import C2Syn; C2Syn(config_name="ranked", groups_file=...).download_and_prepare()
 """
 
 from collections import Counter
@@ -90,9 +90,7 @@ def select_pairs(settings: SynthesisSettings) -> tuple[list[SourcePair], Counter
         unique_requests=settings.unique_requests,
     )
     excluded = frozenset(
-        normalise_request(item["request"])
-        for source in settings.exclude_requests_from
-        for item in read_eval_items(source)
+        normalise_request(item["request"]) for source in settings.exclude_requests_from for item in read_eval_items(source)
     )
     counts: Counter[str] = Counter()
     pairs: list[SourcePair] = []
@@ -152,9 +150,7 @@ def _written_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]]
             opener, initial_responses, triggers = draft_corrections(pair, settings.seed, settings.opener_rate)
             continuations = [" " + pair.correction.strip()] * len(triggers)
             groups.append(
-                build_ranked_group(
-                    pair, opener, initial_responses, triggers, pair.safe_response, continuations, WRITTEN
-                )
+                build_ranked_group(pair, opener, initial_responses, triggers, pair.safe_response, continuations, WRITTEN)
             )
         return groups
 
@@ -185,7 +181,10 @@ def _model_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]], 
         rows: list[tuple[list[int], list[int], str]] = []
         for pair, (_, initial_responses, triggers) in zip(pairs, drafts, strict=True):
             prompt = render_prompt(tokenizer, pair.request)
-            begun = ["", *(f"{initial} {trigger}" for initial, trigger in zip(initial_responses, triggers, strict=True))]
+            begun = [
+                "",
+                *(f"{initial} {trigger}" for initial, trigger in zip(initial_responses, triggers, strict=True)),
+            ]
             for rank, text in enumerate(begun):
                 rows.append((prompt, encode_answer(tokenizer, text), f"{pair.request_id}\x1f{rank}"))
         # Rows of like length share a batch; the order is fixed within the unit, so a resumed run batches alike.
@@ -197,9 +196,7 @@ def _model_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]], 
             for index, continuation in zip(batch, written, strict=True):
                 texts[index] = decode_continuation(tokenizer, rows[index][1], continuation.token_ids)
         groups = []
-        for pair, draft, (safe_response, *continuations) in zip(
-            pairs, drafts, chunked(texts, GROUP_SIZE - 1), strict=True
-        ):
+        for pair, draft, (safe_response, *continuations) in zip(pairs, drafts, chunked(texts, GROUP_SIZE - 1), strict=True):
             groups.append(_group_or_reason(pair, draft, safe_response, continuations, settings.teacher_model))
         return groups
 
@@ -231,9 +228,7 @@ def export(groups_file: Path, export_dir: Path, settings: SynthesisSettings) -> 
     num_rows = {}
     for name, pairs_a_group in (("pairs", 15), ("ranked", 1)):
         tables = syn_tables(groups_file, name)
-        num_rows[name] = write_shards(
-            tables, SYN_SCHEMAS[name], export_dir / name, "train", GROUPS_A_SHARD * pairs_a_group
-        )
+        num_rows[name] = write_shards(tables, SYN_SCHEMAS[name], export_dir / name, "train", GROUPS_A_SHARD * pairs_a_group)
     selection = json.loads((groups_file.parent / "selection.json").read_text())
     write_syn_card(export_dir, num_rows, selection, asdict(settings))
     return num_rows

@@ -1,7 +1,7 @@
 """C²-Eval: sample paths after k tokens of harmful responses, judge them, report Corr@k and Corr_mean.
 
-    python eval.py --config recipes/smollm2-135m/c2_eval.yaml --output_dir runs/base
-    python eval.py --config recipes/smollm2-135m/c2_eval.yaml --adapter_name_or_path runs/dpo --output_dir runs/dpo-eval
+python eval.py --config recipes/smollm2-135m/c2_eval.yaml --output_dir runs/base
+python eval.py --config recipes/smollm2-135m/c2_eval.yaml --adapter_name_or_path runs/dpo --output_dir runs/dpo-eval
 """
 
 import time
@@ -27,7 +27,9 @@ from course_correction.sources import SEED, normalise_request, read_benign_rows,
 class EvaluationSettings:
     """Which model is evaluated on what, and how its paths are sampled and judged."""
 
-    model_name_or_path: str = field(default="smollm2-135m", metadata={"help": "chat model: Hub id, folder or the offline smollm2-135m"})
+    model_name_or_path: str = field(
+        default="smollm2-135m", metadata={"help": "chat model: Hub id, folder or the offline smollm2-135m"}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
     adapter_name_or_path: str | None = field(default=None, metadata={"help": "a trained LoRA adapter to put on it"})
     dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})

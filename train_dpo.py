@@ -1,7 +1,7 @@
 """Train course-correction by DPO on C²-Syn's pairs: LoRA, QLoRA or all weights, by recipe.
 
-    accelerate launch train_dpo.py --config recipes/smollm2-135m/dpo_lora.yaml --output_dir runs/dpo
-    accelerate launch --config_file recipes/accelerate/zero3.yaml train_dpo.py --config recipes/llama2-7b-chat/dpo_full.yaml
+accelerate launch train_dpo.py --config recipes/smollm2-135m/dpo_lora.yaml --output_dir runs/dpo
+accelerate launch --config_file recipes/accelerate/zero3.yaml train_dpo.py --config recipes/llama2-7b-chat/dpo_full.yaml
 """
 
 import logging

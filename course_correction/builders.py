@@ -21,9 +21,7 @@ from course_correction.sources import DATA_FOLDER, PKU500, SEED, fetch_pku500, r
 
 GROUPS_A_TABLE = 500
 GROUPS_A_SHARD = 50_000
-EVAL_SCHEMA = pa.schema(
-    {name: pa.string() for name in ("request_id", "request", "full_harmful_response", "source")}
-)
+EVAL_SCHEMA = pa.schema({name: pa.string() for name in ("request_id", "request", "full_harmful_response", "source")})
 SYN_SCHEMAS = {"pairs": PAIRS_SCHEMA, "ranked": RANKED_SCHEMA}
 
 

@@ -28,14 +28,14 @@ def _render(template: Path, data: dict[str, Any], values: dict[str, Any]) -> str
     return str(DatasetCard.from_template(DatasetCardData(**data), template_path=str(template), **values))
 
 
-def write_syn_card(
-    folder: Path, num_rows: dict[str, int], selection: dict[str, Any], settings: dict[str, Any]
-) -> None:
+def write_syn_card(folder: Path, num_rows: dict[str, int], selection: dict[str, Any], settings: dict[str, Any]) -> None:
     """Write the README of an exported C²-Syn, with the YAML that `load_dataset` reads."""
     is_seed = settings["source"] == SEED
     # A path of somebody's machine is nobody else's business; a Hub id or `seed` is.
-    source = settings["source"] if is_seed or not settings["source"].endswith((".jsonl", ".json", ".parquet")) else (
-        "a local file in the schema of PKU-SafeRLHF"
+    source = (
+        settings["source"]
+        if is_seed or not settings["source"].endswith((".jsonl", ".json", ".parquet"))
+        else ("a local file in the schema of PKU-SafeRLHF")
     )
     teacher = "written by hand" if settings["teacher"] == "written" else Path(settings["teacher_model"]).name
     card = {

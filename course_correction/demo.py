@@ -51,9 +51,7 @@ def main() -> None:
             "train_dpo.py", "--config", str(RECIPES / "dpo_lora.yaml"),
             "--dataset_name", str(data / "export"), "--output_dir", str(adapter),
         )  # fmt: skip
-    run_command(
-        *evaluate, "--adapter_name_or_path", str(adapter), "--baseline_dir", str(before), "--output_dir", str(after)
-    )
+    run_command(*evaluate, "--adapter_name_or_path", str(adapter), "--baseline_dir", str(before), "--output_dir", str(after))
     metrics = {name: json.loads((FOLDER / name / "metrics.json").read_text()) for name in ("before", "after")}
     difference = metrics["after"]["difference_to_baseline"]
     write_json(FOLDER / "metrics.json", metrics)

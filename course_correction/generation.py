@@ -139,8 +139,10 @@ def shares_prefixes(model: Any) -> bool:
     """Whether `continue_forks` can share a trunk's keys and values in this architecture."""
     config = model.config.get_text_config()
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return config.model_type in _SHARED_MODEL_TYPES and layer_types == {"full_attention"} and not getattr(
-        config, "sliding_window", None
+    return (
+        config.model_type in _SHARED_MODEL_TYPES
+        and layer_types == {"full_attention"}
+        and not getattr(config, "sliding_window", None)
     )
 
 
@@ -295,7 +297,10 @@ def _preallocated_cache(room: int) -> Any:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
                 shape = (*key_states.shape[:-2], key_states.shape[-2] + room, key_states.shape[-1])
-                self._buffers = (key_states.new_empty(shape), value_states.new_empty((*shape[:-1], value_states.shape[-1])))
+                self._buffers = (
+                    key_states.new_empty(shape),
+                    value_states.new_empty((*shape[:-1], value_states.shape[-1])),
+                )
                 self._used = 0
             start, self._used = self._used, self._used + key_states.shape[-2]
             for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):

@@ -49,9 +49,7 @@ def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
     turn = [{"role": "user", "content": group["request"]}]
     prompt_ids = render(turn, add_generation_prompt=True)
     completions, starts = [], []
-    for response, start, kind in zip(
-        group["responses"], group["correction_starts"], group["kinds"], strict=True
-    ):
+    for response, start, kind in zip(group["responses"], group["correction_starts"], group["kinds"], strict=True):
         ids = render([*turn, {"role": "assistant", "content": response}])[len(prompt_ids) :]
         completions.append(ids)
         if kind == "safe":
@@ -135,9 +133,7 @@ class GroupedDPOTrainer(DPOTrainer):
         if objective.retention_weight and not benign_rows:
             raise UsageError("retention_weight is set, but there is no benign row. Name some, or set it to 0.")
         benign = [tokenize_benign(tokenizer, row) for row in benign_rows] if objective.retention_weight else []
-        kwargs["data_collator"] = GroupCollator(
-            tokenizer.pad_token_id, benign, objective.retention_rows, training.seed
-        )
+        kwargs["data_collator"] = GroupCollator(tokenizer.pad_token_id, benign, objective.retention_rows, training.seed)
         super().__init__(*args, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -194,7 +190,11 @@ class GroupedDPOTrainer(DPOTrainer):
         logps = self._token_logps(model, inputs)
         log_ratios = sum_paths(logps - reference, inputs["paths"])
         loss, margins = pair_losses(log_ratios, self.beta, settings.pair_distance_power)
-        metrics = {"loss/dpo": loss, "rewards/margins": margins.mean(), "rewards/accuracies": (margins > 0).float().mean()}
+        metrics = {
+            "loss/dpo": loss,
+            "rewards/margins": margins.mean(),
+            "rewards/accuracies": (margins > 0).float().mean(),
+        }
         if settings.correction_nll_weight:
             metrics["loss/correction_nll"] = mean_corrective_nll(logps, inputs["correction_paths"])
             loss = loss + settings.correction_nll_weight * metrics["loss/correction_nll"]

@@ -76,9 +76,7 @@ def ancestor_mask(parents: Sequence[int], size: int) -> torch.Tensor:
     return mask
 
 
-def pair_losses(
-    log_ratios: torch.Tensor, beta: float, distance_power: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_losses(log_ratios: torch.Tensor, beta: float, distance_power: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute DPO's loss of all 15 pairs of each group from six log-ratios.
 
     Args:
@@ -128,7 +126,10 @@ def retention_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.
         logits: [tokens, vocabulary] of the policy.
         reference_logits: [tokens, vocabulary] of the reference.
     """
-    return functional.kl_div(
-        logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1), log_target=True, reduction="none"
-    ).sum(-1).mean()
-
+    return (
+        functional.kl_div(
+            logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1), log_target=True, reduction="none"
+        )
+        .sum(-1)
+        .mean()
+    )

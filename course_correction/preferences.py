@@ -52,9 +52,7 @@ def draft_corrections(pair: SourcePair, seed: int, opener_rate: float) -> tuple[
         depends on `seed`, the request id and the response alone.
     """
     opener = draw_opener(random_for(seed, pair.request_id, "opener"), opener_rate)
-    cuts = cut_initial_harmful_responses(
-        pair.full_harmful_response, NUM_CUTS, random_for(seed, pair.request_id, "cuts")
-    )
+    cuts = cut_initial_harmful_responses(pair.full_harmful_response, NUM_CUTS, random_for(seed, pair.request_id, "cuts"))
     triggers = draw_triggers(random_for(seed, pair.request_id, "triggers"), NUM_CUTS)
     return opener, [join_texts(opener, cut) for cut in cuts], triggers
 

@@ -52,9 +52,7 @@ def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=150)
     for index, (name, metrics) in enumerate(runs.items()):
-        points = [
-            (int(length), entry) for length, entry in metrics["corr_at_k"].items() if entry["value"] is not None
-        ]
+        points = [(int(length), entry) for length, entry in metrics["corr_at_k"].items() if entry["value"] is not None]
         if not points:
             continue
         lengths = [length for length, _ in points]
@@ -63,8 +61,15 @@ def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None
         high = [max(0.0, entry["ci95"][1] - entry["value"]) for _, entry in points]
         mean = metrics["corr_mean"]["value"]
         axes.errorbar(
-            lengths, values, yerr=[low, high], label=f"{name} (Corr_mean {mean:.2f})", capsize=3, linewidth=1.8,
-            color=_COLOURS[index % len(_COLOURS)], marker=_MARKERS[index % len(_MARKERS)], markersize=5,
+            lengths,
+            values,
+            yerr=[low, high],
+            label=f"{name} (Corr_mean {mean:.2f})",
+            capsize=3,
+            linewidth=1.8,
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)],
+            markersize=5,
         )
     axes.set(xlabel="harmful tokens already said (k)", ylabel="Corr@k", ylim=(-0.03, 1.03), title=title)
     axes.grid(alpha=0.25)

@@ -115,15 +115,15 @@ def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(
-                f"Another process is writing to {folder}. Wait for it, or give another --output_dir."
-            ) from None
+            raise UsageError(f"Another process is writing to {folder}. Wait for it, or give another --output_dir.") from None
         path = folder / RUN_FILE
         try:
             runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             known = runs[stage]["settings"] if stage in runs else None
         except (ValueError, TypeError, KeyError):
-            raise UsageError(f"{path} does not hold a run's settings; give another --output_dir or remove that folder.") from None
+            raise UsageError(
+                f"{path} does not hold a run's settings; give another --output_dir or remove that folder."
+            ) from None
         rows = folder / rows_file
         if rows.exists() and rows.stat().st_size:
             if known is None:

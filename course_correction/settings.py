@@ -66,8 +66,11 @@ def check_values(settings: Any) -> None:
         if any(_fits(value, option) for option in options):
             continue
         wanted = " or ".join(
-            ", ".join(map(repr, get_args(option))) if get_origin(option) is Literal else
-            "null" if option is type(None) else getattr(option, "__name__", str(option))
+            ", ".join(map(repr, get_args(option)))
+            if get_origin(option) is Literal
+            else "null"
+            if option is type(None)
+            else getattr(option, "__name__", str(option))
             for option in options
         )
         raise UsageError(f"{name} is {value!r}, but takes {wanted}.")

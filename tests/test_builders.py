@@ -93,9 +93,7 @@ def exported(tmp_path, groups_file) -> Path:
 
 
 @pytest.mark.parametrize("config_name", ["pairs", "ranked"])
-def test_the_builder_gives_the_rows_of_the_export_and_of_a_plain_loop(
-    config_name, groups_file, groups, exported, tmp_path
-):
+def test_the_builder_gives_the_rows_of_the_export_and_of_a_plain_loop(config_name, groups_file, groups, exported, tmp_path):
     built = build_syn(groups_file, config_name, tmp_path / "cache")
     assert built == (groups if config_name == "ranked" else pairs_by_a_plain_loop(groups))
     assert read_parquet(exported / config_name) == built

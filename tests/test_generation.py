@@ -188,9 +188,7 @@ def test_every_end_token_of_tokenizer_and_model_counts(tiny_llama: Any, tiny_tok
 # Greedy: the same as the library's own generate
 
 
-def test_greedy_continuations_equal_generate_token_for_token(
-    tiny_model: Any, tiny_tokenizer: Any, trunk: list[int]
-) -> None:
+def test_greedy_continuations_equal_generate_token_for_token(tiny_model: Any, tiny_tokenizer: Any, trunk: list[int]) -> None:
     prefills = [trunk[:length] for length in FORK_LENGTHS]
     wanted = [_generate(tiny_model, tiny_tokenizer, prefill, GREEDY.max_new_tokens) for prefill in prefills]
     keys = _draw_keys(len(prefills))
@@ -302,9 +300,7 @@ def test_paths_of_one_prefill_differ_by_their_draw_key_and_by_the_seed(
     assert again == paths != other
 
 
-def test_a_longer_run_of_a_path_begins_with_the_shorter_one(
-    tiny_llama: Any, tiny_tokenizer: Any, trunk: list[int]
-) -> None:
+def test_a_longer_run_of_a_path_begins_with_the_shorter_one(tiny_llama: Any, tiny_tokenizer: Any, trunk: list[int]) -> None:
     short, long = (
         continue_prefills(tiny_llama, tiny_tokenizer, [trunk], ["a"], SamplingSettings(count, 1.0, 1.0, 1))[0]
         for count in (4, 9)

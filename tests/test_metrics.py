@@ -241,9 +241,9 @@ def test_the_rate_of_no_outcome_is_null():
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     table = request_rates(verdicts_of({(str(row), 10): [row % 3 == 0, row % 2 == 0] for row in range(40)}))
     assert summarise(table, seed=1) == summarise(table, seed=1)
-    assert bootstrap_rates(table.rates, table.clusters, 1).tolist() != bootstrap_rates(
-        table.rates, table.clusters, 2
-    ).tolist()
+    assert (
+        bootstrap_rates(table.rates, table.clusters, 1).tolist() != bootstrap_rates(table.rates, table.clusters, 2).tolist()
+    )
 
 
 VERDICT_TABLES = st.dictionaries(

@@ -26,9 +26,7 @@ from course_correction.sources import SourcePair
 MARKS = ".,;:!?"
 any_text = st.text(alphabet=st.sampled_from("ab é中.,;:!?\n\t 3\"')"), max_size=120) | st.text(max_size=80)
 seeds = st.none() | st.integers(0, 2**32)
-WORDS_AND_MARKS = st.lists(
-    st.tuples(st.text("abc", min_size=1, max_size=9), st.sampled_from([*MARKS, ""])), max_size=60
-)
+WORDS_AND_MARKS = st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), st.sampled_from([*MARKS, ""])), max_size=60)
 
 
 def _random_source(seed: int | None) -> random.Random | None:
@@ -93,9 +91,7 @@ def test_cuts_vary_with_the_draw() -> None:
     assert len({tuple(cut_initial_harmful_responses(text, 4, random.Random(seed))) for seed in range(20)}) > 10
 
 
-def _pair(
-    request_id: str, request: str = "How?", response: str = "One, two, three, four, five, six. " * 4
-) -> SourcePair:
+def _pair(request_id: str, request: str = "How?", response: str = "One, two, three, four, five, six. " * 4) -> SourcePair:
     return SourcePair(request_id, request, response.strip(), "test")
 
 
@@ -133,9 +129,7 @@ def test_draws_do_not_depend_on_the_process_or_its_hash_seed() -> None:
         ).stdout
         for hash_seed in ("1", "2")
     }
-    here = [
-        (draw_opener(random_for(3, i, "opener"), 0.6), draw_triggers(random_for(3, i, "triggers"))) for i in range(9)
-    ]
+    here = [(draw_opener(random_for(3, i, "opener"), 0.6), draw_triggers(random_for(3, i, "triggers"))) for i in range(9)]
     assert outputs == {f"{here}\n".encode()}
 
 

@@ -317,9 +317,7 @@ def test_a_run_file_that_was_spoilt_is_one_line(tmp_path: Path, content: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_at_the_start_of_a_run_leaves_no_half_run_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_the_start_of_a_run_leaves_no_half_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

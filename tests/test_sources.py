@@ -168,9 +168,7 @@ def test_a_response_that_is_kept_can_be_cut(ending: str, inner_marks: int) -> No
 
 
 def test_requests_are_unique_and_so_are_their_ids() -> None:
-    rows = [
-        _row(prompt=prompt) for prompt in ("How so?", "how so", "HOW  so!!", "How so then?", "What now?", "How so?")
-    ]
+    rows = [_row(prompt=prompt) for prompt in ("How so?", "how so", "HOW  so!!", "How so then?", "What now?", "How so?")]
     pairs, counts = _select(rows)
     assert [pair.request for pair in pairs] == ["How so?", "How so then?", "What now?"]
     assert counts == {"kept": 3, "repeated_request": 3}
@@ -331,9 +329,7 @@ def test_evaluation_items_are_read_from_either_schema(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["request", "full_harmful_response"])
 @pytest.mark.parametrize("text", [None, "", 5])
-def test_a_null_text_in_an_evaluation_item_is_one_line_that_names_the_row(
-    tmp_path: Path, column: str, text: Any
-) -> None:
+def test_a_null_text_in_an_evaluation_item_is_one_line_that_names_the_row(tmp_path: Path, column: str, text: Any) -> None:
     good = {"request_id": "a", "request": "How?", "full_harmful_response": SECRET, "source": "s"}
     path = write_rows(tmp_path / "items.jsonl", [good, {**good, "request": SECRET, column: text}])
     with pytest.raises(UsageError, match="row 2 has a null or empty") as caught:
