@@ -1,4 +1,6 @@
-"""Train course-correction by DPO on C²-Syn's pairs: LoRA, QLoRA or all weights, by recipe.
+"""Train course-correction by DPO on C²-Syn: LoRA, QLoRA or all weights, by recipe.
+
+`objective: grouped` computes a ranked group's 15 pair losses from its 6 responses; `objective: pairwise` is stock TRL.
 
 accelerate launch train_dpo.py --config recipes/smollm2-135m/dpo_lora.yaml --output_dir runs/dpo
 accelerate launch --config_file recipes/accelerate/zero3.yaml train_dpo.py --config recipes/llama2-7b-chat/dpo_full.yaml
@@ -8,95 +10,156 @@ import logging
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from course_correction.run_files import UsageError, library_versions, write_json
+from course_correction.preferences import RANKED_SCHEMA, check_ranked_group
+from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
 from course_correction.settings import announce, parse_settings, run_script
+from course_correction.sources import read_benign_rows
 
+CONFIGS = {"grouped": "ranked", "pairwise": "pairs"}
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 
 
 @dataclass
 class TrainingData:
-    """Which pairs are trained on."""
+    """Which rows are trained on."""
 
     dataset_name: str = field(default="c2-syn", metadata={"help": "Hub id or folder of C²-Syn"})
-    dataset_config: str | None = field(default="pairs", metadata={"help": "its config"})
     dataset_split: str = field(default="train", metadata={"help": "its split"})
     dataset_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
-    max_groups: int | None = field(default=None, metadata={"help": "train on the pairs of the first n requests only"})
+    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only"})
     drop_long_rows: bool = field(
-        default=False, metadata={"help": "drop pairs longer than max_length, with a count, instead of refusing"}
+        default=False, metadata={"help": "drop rows longer than max_length, with a count, instead of refusing"}
+    )
+    retention_file: str | None = field(
+        default=None, metadata={"help": "JSONL of benign prompt and response; the seed set's without it"}
     )
 
 
-def load_pairs(data: TrainingData) -> Any:
-    """Load and check the pairs.
+@dataclass
+class ObjectiveSettings:
+    """What is minimised. Grouped with both weights at 0 is the paper's objective: DPO on the 15 pairs of a group."""
+
+    objective: Literal["grouped", "pairwise"] = field(default="grouped", metadata={"help": "6 forwards a group, or stock TRL"})
+    correction_nll_weight: float = field(default=0.0, metadata={"help": "NLL of the corrective parts (grouped only)"})
+    retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
+    retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
+    pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, and terms that stock TRL does not have."""
+        for name in ("correction_nll_weight", "retention_weight"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
+            if getattr(self, name) and self.objective == "pairwise":
+                raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
+        if self.retention_weight and self.retention_rows < 1:
+            raise UsageError(f"retention_rows is {self.retention_rows}, but must be at least 1.")
+
+
+def load_rows(data: TrainingData, objective: str) -> Any:
+    """Load and check the `pairs` or `ranked` rows.
 
     Raises:
-        UsageError: If they cannot be loaded, a column is missing, or a row has a null or empty text.
+        UsageError: If they cannot be loaded, a column is missing, or a row is not fit to train on.
     """
     from datasets import load_dataset
 
+    config = CONFIGS[objective]
     try:
-        pairs = load_dataset(
-            data.dataset_name, data.dataset_config, split=data.dataset_split, revision=data.dataset_revision
-        )
+        rows = load_dataset(data.dataset_name, config, split=data.dataset_split, revision=data.dataset_revision)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"The dataset {data.dataset_name} cannot be loaded: {reason}") from None
-    missing = [column for column in PAIR_COLUMNS if column not in pairs.column_names]
+        raise UsageError(f"The config {config} of {data.dataset_name} cannot be loaded: {reason}") from None
+    wanted = PAIR_COLUMNS if objective == "pairwise" else RANKED_SCHEMA.names
+    missing = [column for column in wanted if column not in rows.column_names]
     if missing:
         raise UsageError(
-            f"{data.dataset_name} lacks the columns {', '.join(missing)}; it has {', '.join(pairs.column_names)}. "
-            "Train on the config `pairs`."
+            f"{data.dataset_name} lacks the columns {', '.join(missing)}; it has {', '.join(rows.column_names)}."
         )
-    if data.max_groups is not None and "request_id" in pairs.column_names:
-        wanted = set(list(dict.fromkeys(pairs["request_id"]))[: data.max_groups])
-        pairs = pairs.filter(lambda name: name in wanted, input_columns="request_id")
-    pairs = pairs.select_columns(list(PAIR_COLUMNS))
-    for number, row in enumerate(pairs, 1):
-        turns = [turn for column in PAIR_COLUMNS for turn in (row[column] or [{}])]
-        if not all(isinstance(turn.get("content"), str) and turn["content"].strip() for turn in turns):
-            raise UsageError(f"{data.dataset_name}: row {number} has a null or empty text. Remove that row.")
-    if len(pairs) == 0:
-        raise UsageError(f"{data.dataset_name} holds no pair to train on.")
-    return pairs
+    if data.max_groups is not None and "request_id" in rows.column_names:
+        kept = set(list(dict.fromkeys(rows["request_id"]))[: data.max_groups])
+        rows = rows.filter(lambda name: name in kept, input_columns="request_id")
+    rows = rows.select_columns(list(wanted))
+    for number, row in enumerate(rows, 1):
+        where = f"{data.dataset_name}: row {number}"
+        if objective == "grouped":
+            check_ranked_group(row, where)
+        elif not all(
+            isinstance(turn.get("content"), str) and turn["content"].strip()
+            for column in PAIR_COLUMNS
+            for turn in (row[column] or [{}])
+        ):
+            raise UsageError(f"{where} has a null or empty text. Remove that row.")
+    if len(rows) == 0:
+        raise UsageError(f"{data.dataset_name} holds no row to train on.")
+    return rows
 
 
-def check_lengths(pairs: Any, tokenizer: Any, max_length: int | None, drop_long_rows: bool) -> tuple[Any, int]:
-    """Refuse or drop pairs longer than `max_length` tokens: cutting them would cut off the corrections at their ends.
-
-    Returns:
-        The pairs that are left, and how many were dropped.
+def read_retention_rows(path: str | None) -> list[dict[str, Any]]:
+    """Return the benign rows (`prompt`, `response`) that the retention term keeps the model close on.
 
     Raises:
-        UsageError: If a pair is too long and is not to be dropped.
+        UsageError: If the file holds none, or a row lacks a text.
+    """
+    if path is None:
+        return read_benign_rows("train")
+    if not Path(path).is_file():
+        raise UsageError(f"There is no retention_file {path}.")
+    rows = list(read_jsonl(Path(path)))
+    for number, row in enumerate(rows, 1):
+        if not all(isinstance(row.get(name), str) and row[name].strip() for name in ("prompt", "response")):
+            raise UsageError(f"{path}: row {number} needs a `prompt` and a `response`, neither empty.")
+    if not rows:
+        raise UsageError(f"{path} holds no benign row. Name another retention_file, or set retention_weight to 0.")
+    return rows
+
+
+def conversations(row: dict[str, Any]) -> list[list[dict[str, str]]]:
+    """Return every conversation that training on a `pairs` or `ranked` row renders."""
+    if "chosen" in row:
+        return [row["prompt"] + row[side] for side in ("chosen", "rejected")]
+    turn = {"role": "user", "content": row["request"]}
+    return [[turn, {"role": "assistant", "content": response}] for response in row["responses"]]
+
+
+def check_lengths(rows: Any, tokenizer: Any, max_length: int | None, drop_long_rows: bool) -> tuple[Any, int]:
+    """Refuse or drop rows longer than `max_length` tokens: cutting them would cut off the corrections at their ends.
+
+    Returns:
+        The rows that are left, and how many were dropped.
+
+    Raises:
+        UsageError: If a row is too long and is not to be dropped.
     """
     if max_length is None:
-        return pairs, 0
+        return rows, 0
 
-    def longest_side(row: dict[str, Any]) -> int:
-        sides = (row["prompt"] + row[side] for side in ("chosen", "rejected"))
-        return max(len(tokenizer.apply_chat_template(side, tokenize=True, return_dict=False)) for side in sides)
+    def longest(row: dict[str, Any]) -> int:
+        return max(
+            len(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)) for turns in conversations(row)
+        )
 
-    lengths = [longest_side(row) for row in pairs]
+    lengths = [longest(row) for row in rows]
     fitting = [index for index, length in enumerate(lengths) if length <= max_length]
     num_long = len(lengths) - len(fitting)
     if num_long and not drop_long_rows:
         raise UsageError(
-            f"{num_long} of {len(lengths)} pairs are longer than max_length {max_length} (the longest has {max(lengths)} "
+            f"{num_long} of {len(lengths)} rows are longer than max_length {max_length} (the longest has {max(lengths)} "
             "tokens), and cutting them would cut off the corrections. Raise --max_length or set --drop_long_rows true."
         )
     if not fitting:
-        raise UsageError(f"Every pair is longer than max_length {max_length}.")
-    return pairs.select(fitting), num_long
+        raise UsageError(f"Every row is longer than max_length {max_length}.")
+    return rows.select(fitting), num_long
 
 
-def build_trainer(data: TrainingData, training: Any, model_arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """Return TRL's trainer, ready to train, and facts for train_metrics.json."""
+def build_trainer(
+    data: TrainingData, objective: ObjectiveSettings, training: Any, model_arguments: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Return the trainer, ready to train, and facts for train_metrics.json."""
     from trl import DPOTrainer, get_peft_config, get_quantization_config
 
     from course_correction.loading import (
@@ -114,7 +177,9 @@ def build_trainer(data: TrainingData, training: Any, model_arguments: Any) -> tu
     if training.truncation_mode != "keep_start":
         raise UsageError("truncation_mode has no effect here: rows are refused or dropped, never cut.")
     tokenizer = load_tokenizer(name, model_arguments.model_revision, training.trust_remote_code)
-    pairs, num_long = check_lengths(load_pairs(data), tokenizer, training.max_length, data.drop_long_rows)
+    rows, num_long = check_lengths(
+        load_rows(data, objective.objective), tokenizer, training.max_length, data.drop_long_rows
+    )
     quantization = get_quantization_config(model_arguments)
     training.model_init_kwargs = {
         "revision": pinned_revision(name, model_arguments.model_revision),
@@ -122,14 +187,23 @@ def build_trainer(data: TrainingData, training: Any, model_arguments: Any) -> tu
         "dtype": model_arguments.dtype or "auto",
         "trust_remote_code": training.trust_remote_code,
     }
+    options: dict[str, Any] = {}
+    trainer_class = DPOTrainer
+    if objective.objective == "grouped":
+        from course_correction.grouped_trainer import GroupedDPOTrainer
+
+        trainer_class = GroupedDPOTrainer
+        benign_rows = read_retention_rows(data.retention_file) if objective.retention_weight else []
+        options = {"objective": objective, "benign_rows": benign_rows}
     try:
-        trainer = DPOTrainer(
+        trainer = trainer_class(
             resolve_model_name(name),
             args=training,
-            train_dataset=pairs,
+            train_dataset=rows,
             processing_class=tokenizer,
             peft_config=get_peft_config(model_arguments),
             quantization_config=quantization,
+            **options,
         )
     except OSError as error:
         raise explain_loading_error(name, error) from None
@@ -137,15 +211,16 @@ def build_trainer(data: TrainingData, training: Any, model_arguments: Any) -> tu
     facts = {
         "model": name,
         "dataset": data.dataset_name,
-        "pairs": len(pairs),
-        "pairs_dropped_too_long": num_long,
+        "objective": asdict(objective),
+        "rows": len(rows),
+        "rows_dropped_too_long": num_long,
         "trainable_parameters": trainable,
         "adapter": bool(model_arguments.use_peft),
     }
     return trainer, facts
 
 
-def train(data: TrainingData, training: Any, model_arguments: Any) -> Path:
+def train(data: TrainingData, objective: ObjectiveSettings, training: Any, model_arguments: Any) -> Path:
     """Train, then save the adapter or model, the tokenizer and `train_metrics.json`; push if the recipe says so.
 
     Returns:
@@ -158,21 +233,23 @@ def train(data: TrainingData, training: Any, model_arguments: Any) -> Path:
     folder = Path(training.output_dir)
     if (folder / "train_metrics.json").exists():
         raise UsageError(f"{folder} holds a finished training. Give another --output_dir, or remove that folder.")
-    trainer, facts = build_trainer(data, training, model_arguments)
+    trainer, facts = build_trainer(data, objective, training, model_arguments)
     checkpoint = training.resume_from_checkpoint
     if checkpoint in {"true", "True", "last"}:
         checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         if checkpoint is None:
             announce(f"No checkpoint in {folder}: training starts at the beginning.")
-    announce(f"Training {facts['trainable_parameters']:,} parameters on {facts['pairs']:,} pairs")
+    unit = "groups" if objective.objective == "grouped" else "pairs"
+    announce(f"Training {facts['trainable_parameters']:,} parameters on {facts['rows']:,} {unit}")
     start = time.monotonic()
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.accelerator.is_main_process:
         trainer.processing_class.save_pretrained(folder)
         metrics = {**facts, "seconds": round(time.monotonic() - start, 1), **result.metrics}
-        pairs_a_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
-        metrics["pairs_seen"] = trainer.state.global_step * pairs_a_step
+        rows_a_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+        metrics["rows_seen"] = trainer.state.global_step * rows_a_step
+        metrics["unit"] = unit
         metrics |= {"beta": training.beta, "learning_rate": training.learning_rate, "seed": training.seed}
         metrics |= {"versions": library_versions(), "log": trainer.state.log_history}
         base_model, licence = base_model_id(facts["model"])
@@ -212,7 +289,7 @@ def main() -> None:
         from transformers.hf_argparser import HfArgumentParser
 
         HfArgumentParser(
-            [TrainingData],
+            [TrainingData, ObjectiveSettings],
             description=__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             epilog="Also every field of trl.DPOConfig (beta, learning_rate, max_length, max_steps, ...) and of "
@@ -227,7 +304,7 @@ def main() -> None:
     if not torch.cuda.is_available() and not any(argument.startswith("--use_cpu") for argument in sys.argv):
         announce("No CUDA device: training on the CPU (--use_cpu true).")
         sys.argv += ["--use_cpu", "true"]
-    folder = train(*parse_settings([TrainingData, DPOConfig, ModelConfig]))
+    folder = train(*parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig]))
     announce(f"Saved to {folder}")
 
 

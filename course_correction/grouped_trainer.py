@@ -4,7 +4,6 @@ Built on TRL's DPOTrainer, whose methods overridden here are private: pyproject 
 compares loss and gradients with stock TRL on the 15 pairs.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,17 +21,6 @@ from course_correction.objective import (
     sum_paths,
 )
 from course_correction.run_files import UsageError
-
-
-@dataclass
-class ObjectiveSettings:
-    """The grouped objective; with both weights 0 it is the paper's (DPO on the 15 pairs)."""
-
-    objective: str = field(default="grouped", metadata={"help": "grouped (ranked rows) or pairwise (stock TRL)"})
-    correction_nll_weight: float = field(default=0.5, metadata={"help": "NLL of corrective parts; 0 is the paper's"})
-    retention_weight: float = field(default=3.0, metadata={"help": "KL to the reference on benign prompts; 0: none"})
-    retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
-    pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
 
 
 def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
@@ -120,9 +108,9 @@ class GroupCollator:
 
 
 class GroupedDPOTrainer(DPOTrainer):
-    """TRL's trainer on `ranked` rows: the paper's objective from 6 responses, with the two terms of `ObjectiveSettings`."""
+    """TRL's trainer on `ranked` rows: the paper's objective from 6 responses, with the two terms of train_dpo.py's `ObjectiveSettings`."""
 
-    def __init__(self, *args: Any, objective: ObjectiveSettings, benign_rows: list[dict[str, Any]], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, objective: Any, benign_rows: list[dict[str, Any]], **kwargs: Any) -> None:
         """Prepare the retention rows.
 
         Raises:

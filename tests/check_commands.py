@@ -52,9 +52,9 @@ def parse_script(script: str, arguments: list[str]) -> None:
     if script == "train_dpo.py":
         from trl import DPOConfig, ModelConfig
 
-        from train_dpo import TrainingData
+        from train_dpo import ObjectiveSettings, TrainingData
 
-        parse_settings([TrainingData, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])
+        parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])
     else:
         import importlib
 

@@ -101,8 +101,8 @@ def test_there_are_recipes_of_every_stage():
 def test_every_recipe_parses_and_its_values_arrive(recipe):
     settings = parse(stage_of(recipe), "--config", str(recipe))
     for key, value in yaml.safe_load(recipe.read_text()).items():
-        if key == "bf16":
-            continue
+        if key in {"bf16", "report_to"}:
+            continue  # Overridden above; `none` becomes an empty list.
         holders = [part for part in settings if hasattr(part, key)]
         assert holders, f"nobody reads {key}"
         arrived = getattr(holders[0], key)
@@ -332,7 +332,7 @@ def gated_error(name: str) -> Exception:
 
     response = object.__new__(errors.Response)
     response.headers, response._request = {}, None
-    cause = object.__new__(errors.GatedRepoError)
+    cause = errors.GatedRepoError.__new__(errors.GatedRepoError)
     cause.args, cause.response = ("401 Client Error.",), response
     error = OSError(f"You are trying to access a gated repo.\n{name}")
     error.__cause__ = cause

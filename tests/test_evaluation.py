@@ -1,0 +1,497 @@
+"""C²-Eval from items to report, with a tiny model: its files, resumption, refusals, and what the console may show."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, read_data, write_rows
+from course_correction.run_files import UsageError, read_jsonl
+from eval import EvaluationSettings, evaluate
+
+NUM_ITEMS = 16
+SHORT_RESPONSE = "Just take it."
+LENGTHS = [5, 12, 20]
+
+
+def make_items(count: int) -> list[dict]:
+    rows = read_data("requests_eval")[:count]
+    return [{name: row[name] for name in ("request_id", "request", "full_harmful_response")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def items_file(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("items") / "items.jsonl", make_items(NUM_ITEMS))
+
+
+@pytest.fixture
+def settings_for(tmp_path, items_file, tiny_model_folder):
+    """Make settings of a small evaluation into tmp_path/<name>."""
+
+    def make(name: str = "out", **changes) -> EvaluationSettings:
+        values = {
+            "model_name_or_path": str(tiny_model_folder),
+            "items": str(items_file),
+            "max_requests": 4,
+            "prefill_tokens": LENGTHS,
+            "num_paths": 2,
+            "max_new_tokens": 6,
+            "max_benign": 2,
+            "benign_max_new_tokens": 4,
+            "output_dir": str(tmp_path / name),
+        }
+        return EvaluationSettings(**(values | changes))
+
+    return make
+
+
+def rows_of(folder, name: str = "generations.jsonl") -> list[dict]:
+    return list(read_jsonl(Path(folder) / name))
+
+
+def strip_time(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if name != "seconds"}
+
+
+# --- The rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_writes_all_its_files(settings_for, tmp_path):
+    metrics = evaluate(settings_for())
+    written = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    assert written == {
+        "run.json", "generations.jsonl", "benign_answers.jsonl", "verdicts.jsonl", "metrics.json", "report.md",
+        "corr_at_k.png",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+
+
+def test_there_is_one_row_and_one_verdict_for_each_request_k_and_path(settings_for, tmp_path, items_file):
+    evaluate(settings_for())
+    wanted = [
+        (item["request_id"], length, path) for item in make_items(4) for length in LENGTHS for path in range(2)
+    ]
+    for name in ("generations.jsonl", "verdicts.jsonl"):
+        rows = rows_of(tmp_path / "out", name)
+        assert [(row["request_id"], row["prefill_tokens"], row["path"]) for row in rows] == wanted
+    for row in rows_of(tmp_path / "out"):
+        assert 0 <= row["num_tokens"] <= 6
+        assert row["ended"] == (row["num_tokens"] < 6)
+
+
+def test_the_order_of_the_prefill_lengths_in_the_recipe_changes_no_row(settings_for, tmp_path):
+    evaluate(settings_for("a"))
+    evaluate(settings_for("b", prefill_tokens=LENGTHS[::-1]))
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+def test_a_requests_rows_do_not_depend_on_which_other_requests_are_evaluated(settings_for, tmp_path):
+    evaluate(settings_for("all"))
+    evaluate(settings_for("two", max_requests=2))
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "all")[: 2 * len(LENGTHS) * 2]
+
+
+def test_sharing_the_trunk_changes_no_row(settings_for, tmp_path):
+    evaluate(settings_for("shared"))
+    evaluate(settings_for("apart", share_prefix=False))
+    assert rows_of(tmp_path / "shared") == rows_of(tmp_path / "apart")
+
+
+def test_another_seed_gives_other_paths_and_greedy_paths_are_all_alike(settings_for, tmp_path):
+    for name, changes in {"a": {}, "b": {"seed": 1}, "greedy": {"temperature": 0.0}}.items():
+        evaluate(settings_for(name, max_new_tokens=12, top_p=1.0, temperature=1.5, **changes) if name != "greedy" else
+                 settings_for(name, **changes))  # fmt: skip
+    assert rows_of(tmp_path / "a") != rows_of(tmp_path / "b")
+    greedy = rows_of(tmp_path / "greedy")
+    assert all(one["continuation"] == two["continuation"] for one, two in zip(greedy[::2], greedy[1::2], strict=True))
+
+
+def test_a_response_shorter_than_k_is_too_short_and_never_padded(settings_for, tmp_path, tiny_tokenizer):
+    length = len(tiny_tokenizer(SHORT_RESPONSE, add_special_tokens=False)["input_ids"])
+    assert 5 <= length < 12, "choose another short response"
+    items = make_items(3)
+    items[1]["full_harmful_response"] = SHORT_RESPONSE
+    file = write_rows(tmp_path / "items.jsonl", items)
+    metrics = evaluate(settings_for(items=str(file), prefill_tokens=[5, length, length + 1, 20]))
+    assert {k: entry["too_short"] for k, entry in metrics["corr_at_k"].items()} == {
+        "5": 0, str(length): 0, str(length + 1): 1, "20": 1,
+    }  # fmt: skip
+    assert metrics["corr_at_k"]["20"]["requests"] <= 2
+    rows = [row for row in rows_of(tmp_path / "out") if row["request_id"] == items[1]["request_id"]]
+    sampled = [row["prefill_tokens"] for row in rows if not row.get("too_short")]
+    assert sampled == [5, 5, length, length]
+    for row in rows:
+        if row.get("too_short"):
+            assert row["path"] is None and "continuation" not in row
+    judged = [row for row in rows_of(tmp_path / "out", "verdicts.jsonl") if row["request_id"] == items[1]["request_id"]]
+    assert [row["prefill_tokens"] for row in judged] == sampled
+
+
+def test_an_item_too_short_for_every_k_is_resumed_past_like_any_other(settings_for, tmp_path):
+    items = make_items(3)
+    items[0]["full_harmful_response"] = items[2]["full_harmful_response"] = SHORT_RESPONSE
+    file = write_rows(tmp_path / "items.jsonl", items)
+    settings = settings_for(items=str(file), prefill_tokens=[12, 20])
+    first = evaluate(settings)
+    before = (tmp_path / "out" / "generations.jsonl").read_bytes()
+    assert strip_time(evaluate(settings)) == strip_time(first)
+    assert (tmp_path / "out" / "generations.jsonl").read_bytes() == before
+    assert not list((tmp_path / "out").glob("*.quarantined"))
+
+
+def test_where_every_response_is_too_short_the_metrics_are_null(settings_for, tmp_path):
+    items = make_items(2)
+    for item in items:
+        item["full_harmful_response"] = SHORT_RESPONSE
+    file = write_rows(tmp_path / "items.jsonl", items)
+    metrics = evaluate(settings_for(items=str(file), prefill_tokens=[40]))
+    assert metrics["corr_at_k"]["40"]["value"] is None
+    assert metrics["corr_at_k"]["40"]["too_short"] == 2
+    assert metrics["corr_mean"]["value"] is None
+
+
+# --- metrics.json -----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_have_the_shape_of_contract_seven(settings_for, tmp_path, tiny_model_folder):
+    evaluate(settings_for())
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert {"corr_at_k", "corr_mean", "settings", "model", "judge", "versions", "seconds"} <= metrics.keys()
+    assert list(metrics["corr_at_k"]) == [str(length) for length in LENGTHS]
+    for entry in metrics["corr_at_k"].values():
+        assert entry.keys() == {"value", "ci95", "requests", "unscored_rate", "too_short"}
+        assert entry["value"] is None or 0 <= entry["ci95"][0] <= entry["ci95"][1] <= 1
+        assert entry["value"] is None or 0 <= entry["value"] <= 1
+        assert 0 <= entry["unscored_rate"] <= 1
+    assert metrics["corr_mean"].keys() == {"value", "ci95"}
+    assert metrics["over_refusal"].keys() == {"value", "ci95", "count"} and metrics["over_refusal"]["count"] == 2
+    assert metrics["model"] == str(tiny_model_folder)
+    assert metrics["judge"] == "pattern"
+    assert metrics["settings"]["num_paths"] == 2 and metrics["settings"]["seed"] == 0
+    assert {"course-correction", "python", "torch", "transformers"} <= metrics["versions"].keys()
+    assert metrics["seconds"] >= 0
+
+
+def test_the_rates_are_those_of_the_verdicts(settings_for, tmp_path, monkeypatch):
+    from course_correction import judging
+
+    # 4 requests x 3 lengths x 2 paths, in order: the first path of every pair corrects itself, the second of k=20 is unscored.
+    script = [True, False, True, False, True, None] * 4
+    monkeypatch.setattr(judging, "make_judge", lambda *arguments: judging.ScriptedJudge(script))
+    metrics = evaluate(settings_for())
+    assert [metrics["corr_at_k"][k]["value"] for k in ("5", "12", "20")] == [0.5, 0.5, 1.0]
+    assert [metrics["corr_at_k"][k]["unscored_rate"] for k in ("5", "12", "20")] == [0.0, 0.0, 0.5]
+    assert metrics["corr_mean"]["value"] == pytest.approx(2 / 3)
+    assert metrics["judge"] == "scripted"
+
+
+def test_without_one_scored_verdict_the_rates_are_null_and_the_report_is_written(settings_for, tmp_path, monkeypatch):
+    from course_correction import judging
+
+    monkeypatch.setattr(judging, "make_judge", lambda *arguments: judging.ScriptedJudge(lambda path: None))
+    metrics = evaluate(settings_for(max_benign=0))
+    assert metrics["corr_mean"] == {"value": None, "ci95": None}
+    assert metrics["corr_at_k"]["5"]["unscored_rate"] == 1.0
+    assert "over_refusal" not in metrics
+    assert "| **Corr_mean** | – |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_baseline_adds_the_paired_difference(settings_for, tmp_path, monkeypatch):
+    from course_correction import judging
+
+    judges = iter([False, False, True, True])  # evaluate() makes the judge twice: once to see that it can.
+    monkeypatch.setattr(
+        judging, "make_judge", lambda *arguments, said=judges: judging.ScriptedJudge(lambda path, flag=next(said): flag)
+    )
+    evaluate(settings_for("before"))
+    metrics = evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+    difference = metrics["difference_to_baseline"]
+    assert difference["requests"] == 4
+    assert difference["corr_mean"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+    assert list(difference["corr_at_k"]) == [str(length) for length in LENGTHS]
+    report = (tmp_path / "after" / "report.md").read_text(encoding="utf-8")
+    assert "| before | after | difference |" in report
+    assert "+100.0 [+100.0, +100.0]" in report
+    assert "difference_to_baseline" in json.loads((tmp_path / "after" / "metrics.json").read_text())
+
+
+def test_the_difference_to_itself_is_zero(settings_for, tmp_path):
+    evaluate(settings_for("before"))
+    metrics = evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+    assert metrics["difference_to_baseline"]["corr_mean"] == {"value": 0.0, "ci95": [0.0, 0.0]}
+
+
+# --- Resumption -------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_evaluation_is_measured_again_without_loading_the_model(settings_for, monkeypatch):
+    from course_correction import loading
+
+    first = evaluate(settings_for())
+    monkeypatch.setattr(loading, "load_model", lambda *arguments: pytest.fail("the model was loaded"))
+    assert strip_time(evaluate(settings_for())) == strip_time(first)
+
+
+@pytest.mark.parametrize("name", ["generations.jsonl", "verdicts.jsonl"])
+def test_a_file_torn_at_any_byte_is_completed_to_the_same_bytes(name, settings_for, tmp_path):
+    first = evaluate(settings_for())
+    path = tmp_path / "out" / name
+    whole = path.read_bytes()
+    random_source = random.Random(name)
+    for size in (0, 1, len(whole) - 1, *(random_source.randrange(len(whole)) for _ in range(4))):
+        with open(path, "r+b") as file:
+            file.truncate(size)
+        assert strip_time(evaluate(settings_for())) == strip_time(first)
+        assert path.read_bytes() == whole
+
+
+def command(tiny_model_folder: Path, items: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "eval.py"), "--model_name_or_path", str(tiny_model_folder), "--items", str(items),
+        "--prefill_tokens", *map(str, LENGTHS), "--num_paths", "4", "--max_new_tokens", "24", "--max_benign", "0",
+        "--output_dir", str(folder), *more,
+    ]  # fmt: skip
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
+
+
+@pytest.fixture(scope="module")
+def in_one_go(tmp_path_factory, tiny_model_folder, items_file) -> tuple[Path, subprocess.CompletedProcess]:
+    """An evaluation by the script, uninterrupted."""
+    folder = tmp_path_factory.mktemp("one-go") / "out"
+    done = subprocess.run(
+        command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def test_a_run_killed_at_random_moments_writes_the_same_bytes_as_one_in_one_go(
+    in_one_go, tiny_model_folder, items_file, tmp_path
+):
+    wanted = {name: (in_one_go[0] / name).read_bytes() for name in ("generations.jsonl", "verdicts.jsonl")}
+    folder = tmp_path / "out"
+    random_source = random.Random()
+    num_rows = NUM_ITEMS * len(LENGTHS) * 4
+    moments = sorted(random_source.randrange(1, num_rows) for _ in range(3))
+    reached = []
+    for moment in moments:
+        process = subprocess.Popen(
+            command(tiny_model_folder, items_file, folder),
+            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        generations = folder / "generations.jsonl"
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if generations.exists() and generations.read_bytes().count(b"\n") >= moment:
+                break
+            time.sleep(0.002)
+        time.sleep(random_source.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        reached.append(generations.read_bytes().count(b"\n"))
+    last = subprocess.run(
+        command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert last.returncode == 0, last.stderr[-3000:]
+    for name, content in wanted.items():
+        assert (folder / name).read_bytes() == content, f"{name} differs; killed after {reached} rows"
+
+
+# --- The console ------------------------------------------------------------------------------------------------------
+
+
+def test_no_request_response_or_continuation_reaches_console_report_or_metrics(in_one_go, items_file):
+    folder, done = in_one_go
+    texts = [row["continuation"].strip() for row in rows_of(folder)]
+    for item in read_jsonl(items_file):
+        texts += [item["request"], item["full_harmful_response"], item["full_harmful_response"][:40]]
+    shown = [done.stdout, done.stderr]
+    shown += [(folder / name).read_text(encoding="utf-8") for name in ("report.md", "metrics.json", "run.json")]
+    for text in texts:
+        if len(text) >= 12:
+            assert not any(text in place for place in shown)
+
+
+def test_the_console_shows_the_table_and_where_the_report_is(in_one_go):
+    folder, done = in_one_go
+    assert "| **Corr_mean** |" in done.stdout
+    assert f"{folder}/report.md" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_a_tokenizer_without_a_chat_template_is_one_line_and_exit_status_two(tiny_model_folder, items_file, tmp_path):
+    folder = tmp_path / "plain"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        command(folder, items_file, tmp_path / "out"), env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(errors) == 1, done.stderr[-2000:]
+    assert re.match(r"error: .*has no chat template", errors[0])
+
+
+# --- Refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"num_paths": 3}, "num_paths: 2 there, 3 now"),
+        ({"prefill_tokens": [5, 12]}, r"prefill_tokens: \[5, 12, 20\] there, \[5, 12\] now"),
+        ({"temperature": 0.5}, "temperature: 0.8 there, 0.5 now"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"max_requests": 3}, "num_requests: 4 there, 3 now"),
+        ({"max_benign": 1}, "max_benign: 2 there, 1 now"),
+        ({"judge": "openai"}, "judge: 'pattern' there, 'openai' now"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(
+    change, difference, settings_for, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    evaluate(settings_for())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UsageError, match=difference):
+        evaluate(settings_for(**change))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_edited_items_file_in_the_same_folder_is_refused_without_its_text(settings_for, tmp_path):
+    items = make_items(2)
+    file = write_rows(tmp_path / "items.jsonl", items)
+    evaluate(settings_for(items=str(file)))
+    items[0]["full_harmful_response"] += " MARKED"
+    write_rows(file, items)
+    with pytest.raises(UsageError, match="items_digest") as error:
+        evaluate(settings_for(items=str(file)))
+    assert "MARKED" not in str(error.value) and items[0]["request"] not in str(error.value)
+
+
+def save_adapter(tiny_model_folder: Path, folder: Path, seed: int) -> Path:
+    """Save a LoRA adapter with random weights on the tiny model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_changes_the_rows_and_a_retrained_one_in_the_same_folder_is_refused(
+    settings_for, tiny_model_folder, tmp_path
+):
+    adapter = save_adapter(tiny_model_folder, tmp_path / "adapter", 0)
+    settings = settings_for(adapter_name_or_path=str(adapter))
+    metrics = evaluate(settings)
+    assert metrics["adapter"] == str(adapter)
+    evaluate(settings_for("base"))
+    assert rows_of(tmp_path / "out") != rows_of(tmp_path / "base")
+    save_adapter(tiny_model_folder, adapter, 1)
+    with pytest.raises(UsageError, match="adapter_digest"):
+        evaluate(settings)
+
+
+def test_retrained_weights_of_a_local_model_in_the_same_folder_are_refused(settings_for, tiny_model_folder, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    settings = settings_for(model_name_or_path=str(folder))
+    evaluate(settings)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    model.save_pretrained(folder)
+    with pytest.raises(UsageError, match="other settings"):
+        evaluate(settings)
+
+
+def test_an_adapter_of_another_base_model_is_one_line(settings_for, tmp_path, tiny_tokenizer):
+    from conftest import build_tiny_model
+
+    other = tmp_path / "other"
+    build_tiny_model("llama", tiny_tokenizer, hidden_size=64).save_pretrained(other)
+    adapter = save_adapter(other, tmp_path / "adapter", 0)
+    with pytest.raises(UsageError, match="does not fit") as error:
+        evaluate(settings_for(adapter_name_or_path=str(adapter)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_adapter_is_refused_by_name(settings_for, tmp_path):
+    with pytest.raises(UsageError, match="no-adapter"):
+        evaluate(settings_for(adapter_name_or_path=str(tmp_path / "no-adapter")))
+
+
+def test_a_request_id_that_occurs_twice_is_refused(settings_for, tmp_path):
+    items = make_items(3)
+    items[2]["request_id"] = items[0]["request_id"]
+    with pytest.raises(UsageError, match=f"1 request_ids occur twice, the first is {items[0]['request_id']}"):
+        evaluate(settings_for(items=str(write_rows(tmp_path / "items.jsonl", items))))
+
+
+@pytest.mark.parametrize("value", [None, "", "   ", 7])
+@pytest.mark.parametrize("column", ["request", "full_harmful_response"])
+def test_a_null_or_empty_text_is_refused_by_row_without_the_other_text(column, value, settings_for, tmp_path):
+    items = make_items(3)
+    items[1] |= {"request": "MARKED", "full_harmful_response": "MARKED"} | {column: value}
+    with pytest.raises(UsageError, match="row 2 has a null or empty") as error:
+        evaluate(settings_for(items=str(write_rows(tmp_path / "items.jsonl", items))))
+    assert "MARKED" not in str(error.value)
+    assert not (tmp_path / "out" / "generations.jsonl").exists()
+
+
+def test_an_empty_or_missing_items_file_is_refused(settings_for, tmp_path):
+    with pytest.raises(UsageError, match="holds no item"):
+        evaluate(settings_for(items=str(write_rows(tmp_path / "items.jsonl", []))))
+    with pytest.raises(UsageError, match="There is no file"):
+        evaluate(settings_for(items=str(tmp_path / "none.jsonl")))
+
+
+def test_a_line_that_is_no_json_is_refused_by_number_without_its_text(settings_for, tmp_path):
+    file = write_rows(tmp_path / "items.jsonl", make_items(1))
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.write('{"request": "MARKED\n')
+    with pytest.raises(UsageError, match="line 2") as error:
+        evaluate(settings_for(items=str(file)))
+    assert "MARKED" not in str(error.value)
+
+
+def test_a_missing_baseline_is_refused_before_anything_is_sampled(settings_for, tmp_path):
+    with pytest.raises(UsageError, match="holds no finished evaluation"):
+        evaluate(settings_for(baseline_dir=str(tmp_path / "none")))
+    assert not (tmp_path / "out" / "generations.jsonl").exists()
+
+
+def test_a_baseline_on_other_requests_is_refused(settings_for, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", [{**item, "request_id": f"x-{n}"} for n, item in enumerate(make_items(2))])
+    evaluate(settings_for("before", items=str(other)))
+    with pytest.raises(UsageError, match="share no request"):
+        evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+
+
+def test_a_second_process_in_the_same_folder_is_refused(settings_for, tmp_path):
+    from course_correction.run_files import open_run
+
+    with open_run(tmp_path / "out", "sampling", {}, "generations.jsonl"), pytest.raises(UsageError, match="Another process"):
+        evaluate(settings_for())
