@@ -43,8 +43,13 @@ class TrainingData:
 class ObjectiveSettings:
     """What is minimised. Grouped with both weights at 0 is the paper's objective: DPO on the 15 pairs of a group."""
 
-    objective: Literal["grouped", "pairwise"] = field(default="grouped", metadata={"help": "6 forwards a group, or stock TRL"})
+    objective: Literal["grouped", "pairwise"] = field(
+        default="grouped", metadata={"help": "15 losses from 6 responses, or stock TRL on pairs"}
+    )
     correction_nll_weight: float = field(default=0.0, metadata={"help": "NLL of the corrective parts (grouped only)"})
+    correction_nll_tokens: int | None = field(
+        default=None, metadata={"help": "NLL on this many tokens of a corrective part at most; all without it"}
+    )
     retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
     retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
     pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
@@ -177,9 +182,7 @@ def build_trainer(
     if training.truncation_mode != "keep_start":
         raise UsageError("truncation_mode has no effect here: rows are refused or dropped, never cut.")
     tokenizer = load_tokenizer(name, model_arguments.model_revision, training.trust_remote_code)
-    rows, num_long = check_lengths(
-        load_rows(data, objective.objective), tokenizer, training.max_length, data.drop_long_rows
-    )
+    rows, num_long = check_lengths(load_rows(data, objective.objective), tokenizer, training.max_length, data.drop_long_rows)
     quantization = get_quantization_config(model_arguments)
     training.model_init_kwargs = {
         "revision": pinned_revision(name, model_arguments.model_revision),

@@ -31,13 +31,17 @@ def read_groups(groups_file: Path) -> Iterator[dict[str, Any]]:
     Raises:
         UsageError: If there is no such file, or a group in it is not whole.
     """
-    if not groups_file.is_file():
-        raise UsageError(f"There is no {groups_file}; `python c2_syn.py --output_dir {groups_file.parent}` makes it.")
+    _check_groups_file(groups_file)
     for number, group in enumerate(read_jsonl(groups_file), 1):
         if "dropped" in group:
             continue
         check_ranked_group(group, f"{groups_file}: line {number}")
         yield group
+
+
+def _check_groups_file(groups_file: Path) -> None:
+    if not groups_file.is_file():
+        raise UsageError(f"There is no {groups_file}; `python c2_syn.py --output_dir {groups_file.parent}` makes it.")
 
 
 def syn_tables(groups_file: Path, config_name: str) -> Iterator[pa.Table]:
@@ -115,6 +119,8 @@ class C2Syn(datasets.ArrowBasedBuilder):
     def __init__(self, *, groups_file: str | Path = "runs/c2-syn/groups.jsonl", **kwargs: Any) -> None:
         """Read `groups_file`, which `python c2_syn.py` writes."""
         self.groups_file = Path(groups_file)
+        # Checked here, since `datasets` wraps whatever is raised while it prepares.
+        _check_groups_file(self.groups_file)
         kwargs.setdefault("dataset_name", "c2-syn")
         kwargs.setdefault("hash", _digest(self.groups_file))
         super().__init__(**kwargs)

@@ -36,17 +36,27 @@ def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
 
     turn = [{"role": "user", "content": group["request"]}]
     prompt_ids = render(turn, add_generation_prompt=True)
-    completions, starts = [], []
-    for response, start, kind in zip(group["responses"], group["correction_starts"], group["kinds"], strict=True):
-        ids = render([*turn, {"role": "assistant", "content": response}])[len(prompt_ids) :]
-        completions.append(ids)
-        if kind == "safe":
-            starts.append(0)
-        elif start < 0:
-            starts.append(len(ids))
+
+    def completion_ids(response: str) -> list[int]:
+        ids = render([*turn, {"role": "assistant", "content": response}])
+        if ids[: len(prompt_ids)] != prompt_ids:
+            raise UsageError(
+                "The chat template renders a prompt otherwise once an answer follows, so grouped training cannot share "
+                "it. Use --objective pairwise."
+            )
+        return ids[len(prompt_ids) :]
+
+    completions = [completion_ids(response) for response in group["responses"]]
+    starts = []
+    for response, ids, start, kind in zip(
+        group["responses"], completions, group["correction_starts"], group["kinds"], strict=True
+    ):
+        if start >= 0:
+            begun = completion_ids(response[:start].rstrip())
+            # A token that straddles the border belongs to the corrective part.
+            starts.append(next(n for n, pair in enumerate(zip(begun, ids, strict=False)) if pair[0] != pair[1]))
         else:
-            # The tokens of the harmful beginning; one that straddles the border is left to it.
-            starts.append(min(len(tokenizer(response[:start].rstrip(), add_special_tokens=False)["input_ids"]), len(ids)))
+            starts.append(0 if kind == "safe" else len(ids))
     return {"prompt_ids": prompt_ids, "completion_ids": completions, "correction_tokens": starts}
 
 
@@ -61,9 +71,17 @@ def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int
 class GroupCollator:
     """Packs groups into trees, and adds the next benign rows."""
 
-    def __init__(self, pad_token_id: int, benign: list[tuple[list[int], int]], retention_rows: int, seed: int) -> None:
+    def __init__(
+        self,
+        pad_token_id: int,
+        benign: list[tuple[list[int], int]],
+        retention_rows: int,
+        correction_tokens: int | None,
+        seed: int,
+    ) -> None:
         """Take tokenized benign rows; they are drawn from in a seeded order, all before any again."""
         self.pad_token_id, self.benign, self.retention_rows = pad_token_id, benign, retention_rows
+        self.correction_tokens = correction_tokens
         self.random_source = torch.Generator().manual_seed(seed)
         self.queue: list[int] = []
 
@@ -72,7 +90,7 @@ class GroupCollator:
         groups = [pack_group(row["prompt_ids"], row["completion_ids"], row["correction_tokens"]) for row in rows]
         batch = self._pad_trees(groups)
         batch["paths"] = [group.paths for group in groups]
-        batch["correction_paths"] = [group.correction_paths for group in groups]
+        batch["correction_paths"] = [[path[: self.correction_tokens] for path in group.correction_paths] for group in groups]
         if self.benign and self.retention_rows:
             batch |= self._pad_benign([self.benign[index] for index in self._draw(self.retention_rows)])
         return batch
@@ -108,7 +126,7 @@ class GroupCollator:
 
 
 class GroupedDPOTrainer(DPOTrainer):
-    """TRL's trainer on `ranked` rows: the paper's objective from 6 responses, with the two terms of train_dpo.py's `ObjectiveSettings`."""
+    """TRL's trainer on `ranked` rows: the paper's objective, with the two terms of train_dpo.py's `ObjectiveSettings`."""
 
     def __init__(self, *args: Any, objective: Any, benign_rows: list[dict[str, Any]], **kwargs: Any) -> None:
         """Prepare the retention rows.
@@ -121,7 +139,9 @@ class GroupedDPOTrainer(DPOTrainer):
         if objective.retention_weight and not benign_rows:
             raise UsageError("retention_weight is set, but there is no benign row. Name some, or set it to 0.")
         benign = [tokenize_benign(tokenizer, row) for row in benign_rows] if objective.retention_weight else []
-        kwargs["data_collator"] = GroupCollator(tokenizer.pad_token_id, benign, objective.retention_rows, training.seed)
+        kwargs["data_collator"] = GroupCollator(
+            tokenizer.pad_token_id, benign, objective.retention_rows, objective.correction_nll_tokens, training.seed
+        )
         super().__init__(*args, **kwargs)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:

@@ -37,7 +37,9 @@ def settings_classes(stage: str) -> list[type]:
     if stage == "dpo":
         from trl import DPOConfig, ModelConfig
 
-        classes += [DPOConfig, ModelConfig]
+        from train_dpo import ObjectiveSettings
+
+        classes += [ObjectiveSettings, DPOConfig, ModelConfig]
     return classes
 
 
@@ -86,11 +88,17 @@ def test_help_answers_in_under_two_seconds(script):
 def test_help_names_every_setting_of_the_script(script):
     import dataclasses
 
-    names = {"c2_syn.py": "SynthesisSettings", "c2_eval.py": "ItemSettings", "eval.py": "EvaluationSettings"}
+    names = {
+        "c2_syn.py": ["SynthesisSettings"],
+        "c2_eval.py": ["ItemSettings"],
+        "eval.py": ["EvaluationSettings"],
+        "train_dpo.py": ["TrainingData", "ObjectiveSettings"],
+    }
     module = importlib.import_module(script.removesuffix(".py"))
     text = run(script, "--help").stdout
-    for field in dataclasses.fields(getattr(module, names.get(script, "TrainingData"))):
-        assert f"--{field.name}" in text
+    for name in names[script]:
+        for field in dataclasses.fields(getattr(module, name)):
+            assert f"--{field.name}" in text
 
 
 def test_there_are_recipes_of_every_stage():
@@ -182,6 +190,9 @@ def test_an_unknown_or_abbreviated_argument_is_refused(stage):
         ("c2_eval", {"temperature": "warm"}),
         ("c2_eval", {"judge": "coin"}),
         ("dpo", {"max_groups": "all"}),
+        ("dpo", {"objective": "triplets"}),
+        ("dpo", {"retention_rows": 1.5}),
+        ("dpo", {"correction_nll_weight": "some"}),
         ("dpo", {"drop_long_rows": "perhaps"}),
         ("dpo", {"beta": "high"}),
         ("dpo", {"max_length": "long"}),

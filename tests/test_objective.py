@@ -1,0 +1,204 @@
+"""The grouped objective is stock DPO on the fifteen pairs; its two terms touch what they should."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from course_correction.objective import (
+    ancestor_mask,
+    mean_corrective_nll,
+    pack_group,
+    pair_losses,
+    retention_kl,
+    sum_paths,
+)
+from course_correction.preferences import PAIR_RANKS, pairs_table, ranked_table
+from course_correction.run_files import UsageError
+from tests.conftest import read_data
+from train_dpo import ObjectiveSettings
+
+COMPLETIONS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=6)
+
+
+@given(COMPLETIONS, st.lists(st.integers(0, 3), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_a_packed_tree_holds_every_completion_in_order_and_every_beginning_once(completions, prompt):
+    group = pack_group(prompt, completions, [0] * len(completions))
+    for completion, path in zip(completions, group.paths, strict=True):
+        assert [group.token_ids[index] for index in path] == completion
+        assert [group.positions[index] for index in path] == list(range(len(prompt), len(prompt) + len(completion)))
+        assert [group.parents[index] for index in path] == [len(prompt) - 1, *path[:-1]]
+    beginnings = {tuple(completion[: n + 1]) for completion in completions for n in range(len(completion))}
+    assert len(group.token_ids) == len(prompt) + len(beginnings)
+
+
+@given(COMPLETIONS)
+@settings(max_examples=30, deadline=None)
+def test_a_packed_token_attends_to_its_own_sequence_alone(completions):
+    group = pack_group([7, 8], completions, [0] * len(completions))
+    mask = ancestor_mask(group.parents, len(group.token_ids) + 2)
+    for path in group.paths:
+        for depth, index in enumerate(path):
+            assert set(mask[index].nonzero()[:, 0].tolist()) == {0, 1, *path[: depth + 1]}
+    assert mask.any(1).all()
+
+
+def test_pair_losses_are_dpo_of_each_pair():
+    ratios = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    loss, margins = pair_losses(ratios, beta=0.3)
+    expected = [
+        -math.log(1 / (1 + math.exp(-0.3 * (group[i] - group[j])))) for group in ratios.tolist() for i, j in PAIR_RANKS
+    ]
+    assert loss.item() == pytest.approx(sum(expected) / 30, rel=1e-5)
+    assert margins.shape == (2, 15)
+
+
+def test_pair_weights_by_distance_favour_far_pairs_and_keep_their_mean():
+    ratios = torch.zeros(1, 6)
+    assert pair_losses(ratios, 0.1, 0.0)[0] == pytest.approx(pair_losses(ratios, 0.1, 2.0)[0])
+    ratios = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 50.0]])
+    assert pair_losses(ratios, 0.1, 2.0)[0] > pair_losses(ratios, 0.1, 0.0)[0]
+
+
+def test_the_corrective_term_ignores_tokens_outside_the_corrective_part():
+    logps = torch.tensor([[0.0, -1.0, -2.0, -30.0]], requires_grad=True)
+    loss = mean_corrective_nll(logps, [[[1, 2], []]])
+    loss.backward()
+    assert loss.item() == pytest.approx(1.5)
+    assert logps.grad.tolist() == [[0.0, -0.5, -0.5, 0.0]]
+
+
+def test_retention_is_zero_for_equal_models_and_positive_otherwise():
+    logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(1))
+    assert retention_kl(logits, logits).item() == pytest.approx(0, abs=1e-6)
+    assert retention_kl(logits, logits.flip(-1)).item() > 0.1
+
+
+def test_shared_tokens_count_in_every_path_that_holds_them():
+    assert sum_paths(torch.tensor([[0.0, 1.0, 2.0, 4.0]]), [[[1, 2], [1, 3]]]).tolist() == [[3.0, 5.0]]
+
+
+def _groups(count: int) -> list[dict[str, Any]]:
+    from c2_syn import SynthesisSettings, _written_teacher, select_pairs
+
+    options = SynthesisSettings(max_requests=count)
+    return _written_teacher(options)(select_pairs(options)[0])
+
+
+def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objective: Any) -> tuple[Any, Any]:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer
+
+    from course_correction.grouped_trainer import GroupedDPOTrainer
+
+    ranked = ranked_table(_groups(1))
+
+    def arguments(rows: int) -> Any:
+        return DPOConfig(
+            output_dir=str(tmp_path / "out"),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            per_device_train_batch_size=rows,
+            max_length=None,
+            beta=0.2,
+            activation_checkpointing=False,
+            model_init_kwargs={"dtype": "float32"},
+        )
+
+    def adapter() -> Any:
+        return LoraConfig(r=4, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM") if peft else None
+
+    stock = DPOTrainer(
+        str(folder),
+        args=arguments(15),
+        train_dataset=Dataset(pairs_table(ranked)).select_columns(["prompt", "chosen", "rejected"]),
+        processing_class=tokenizer,
+        peft_config=adapter(),
+    )
+    settings_ = ObjectiveSettings(objective="grouped", **objective)
+    grouped = GroupedDPOTrainer(
+        str(folder),
+        args=arguments(1),
+        train_dataset=Dataset(ranked),
+        processing_class=tokenizer,
+        peft_config=adapter(),
+        objective=settings_,
+        benign_rows=read_data("benign_train")[:6] if settings_.retention_weight else [],
+    )
+    # Far enough from the reference that the loss is not log 2, near enough that float32 holds 1e-5.
+    scale = 0.02 if peft else 0.004
+    generator = torch.Generator().manual_seed(0)
+    other = dict(grouped.model.named_parameters())
+    for name, weights in stock.model.named_parameters():
+        if weights.requires_grad:
+            weights.data += torch.randn(weights.shape, generator=generator) * scale
+            other[name].data.copy_(weights.data)
+    return stock, grouped
+
+
+@pytest.mark.parametrize("peft", [True, False], ids=["lora", "all weights"])
+def test_grouped_loss_and_gradients_equal_stock_dpo_on_the_fifteen_pairs(peft, tiny_model_folder, tiny_tokenizer, tmp_path):
+    stock, grouped = _trainers(tiny_model_folder, tmp_path, tiny_tokenizer, peft)
+    losses = []
+    for trainer in (stock, grouped):
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.model.train()
+        loss = trainer._compute_loss(trainer.model, batch, False)
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[0] != pytest.approx(math.log(2), abs=1e-4)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    other = dict(grouped.model.named_parameters())
+    difference = total = 0.0
+    for name, weights in stock.model.named_parameters():
+        if weights.requires_grad:
+            difference += (weights.grad - other[name].grad).norm().item() ** 2
+            total += weights.grad.norm().item() ** 2
+    assert math.sqrt(difference / total) < 1e-4
+
+
+def test_the_two_terms_are_added_and_logged(tiny_model_folder, tiny_tokenizer, tmp_path):
+    _, grouped = _trainers(
+        tiny_model_folder, tmp_path, tiny_tokenizer, True, correction_nll_weight=0.5, retention_weight=2.0
+    )
+    batch = next(iter(grouped.get_train_dataloader()))
+    loss = grouped._compute_loss(grouped.model, batch, False).item()
+    parts = {name: values[-1] for name, values in grouped._metrics["train"].items()}
+    assert loss == pytest.approx(
+        parts["loss/dpo"] + 0.5 * parts["loss/correction_nll"] + 2 * parts["loss/retention_kl"], rel=1e-5
+    )
+    assert parts["loss/retention_kl"] > 0
+
+
+def test_corrective_tokens_spell_the_trigger_and_what_follows(tiny_tokenizer):
+    from course_correction.grouped_trainer import tokenize_group
+
+    group = _groups(1)[0]
+    row = tokenize_group(tiny_tokenizer, group)
+    for rank in range(1, 5):
+        ids = row["completion_ids"][rank][row["correction_tokens"][rank] :]
+        text = tiny_tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert text.replace(" ", "").startswith(group["triggers"][rank - 1].replace(" ", "")[:12])
+    assert row["correction_tokens"][0] == 0
+    assert row["correction_tokens"][5] == len(row["completion_ids"][5])
+
+
+def test_terms_that_stock_training_lacks_are_refused():
+    with pytest.raises(UsageError, match="needs objective: grouped"):
+        ObjectiveSettings(objective="pairwise", retention_weight=1.0)
+    with pytest.raises(UsageError, match="at least 0"):
+        ObjectiveSettings(correction_nll_weight=-1.0)
+
+
+def test_an_empty_retention_set_is_refused(tmp_path):
+    from train_dpo import read_retention_rows
+
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(UsageError, match="no benign row"):
+        read_retention_rows(str(tmp_path / "none.jsonl"))
