@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
 from course_correction.run_files import UnitFile, UsageError, chunked, open_run, text_digest, write_json
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.settings import DTYPES, announce, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import (
     SEED,
     SelectionRules,
@@ -67,7 +67,11 @@ class SynthesisSettings:
     export_dir: str | None = field(default=None, metadata={"help": "also write Parquet and a card, for load_dataset"})
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse values outside their range, before anything is loaded."""
+        check_values(self)
+        check_sampling(self.temperature, self.top_p)
+        if self.teacher_dtype not in DTYPES:
+            raise UsageError(f"teacher_dtype is {self.teacher_dtype!r}, but takes {', '.join(DTYPES)}.")
         if not 0 <= self.opener_rate <= 1:
             raise UsageError(f"opener_rate is {self.opener_rate}, but is a share in [0, 1].")
         for name in ("batch_size", "requests_per_unit", "max_new_tokens"):

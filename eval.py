@@ -19,7 +19,7 @@ from course_correction.run_files import (
     text_digest,
     write_json,
 )
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.settings import DTYPES, announce, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import SEED, normalise_request, read_benign_rows, read_eval_items
 
 
@@ -55,13 +55,22 @@ class EvaluationSettings:
     output_dir: str = field(default="runs/eval", metadata={"help": "generations, verdicts, metrics, report, plot"})
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse values outside their range, before anything is loaded."""
+        check_values(self)
+        for name in ("num_paths", "max_new_tokens", "benign_max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.max_requests is not None and self.max_requests < 1:
+            raise UsageError(f"max_requests is {self.max_requests}, but must be at least 1.")
+        check_sampling(self.temperature, self.top_p)
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype is {self.dtype!r}, but takes {', '.join(DTYPES)}.")
         if not self.prefill_tokens or min(self.prefill_tokens) < 1:
             raise UsageError(f"prefill_tokens is {self.prefill_tokens}; it needs lengths of at least 1.")
         if len(set(self.prefill_tokens)) != len(self.prefill_tokens):
             raise UsageError(f"prefill_tokens names a length twice: {self.prefill_tokens}.")
-        if self.num_paths < 1 or self.max_benign < 0:
-            raise UsageError("num_paths must be at least 1 and max_benign at least 0.")
+        if self.max_benign < 0:
+            raise UsageError(f"max_benign is {self.max_benign}, but must be at least 0.")
 
 
 class Evaluation:
@@ -108,8 +117,10 @@ class Evaluation:
         identity = {name: getattr(self.settings, name) for name in names.split()}
         identity["max_benign"], identity["num_requests"] = self.settings.max_benign, len(self.items)
         identity["items_digest"] = text_digest(*(text for item in self.items for text in item.values()))
-        if self.settings.adapter_name_or_path:
-            identity["adapter_digest"] = adapter_digest(Path(self.settings.adapter_name_or_path))
+        for name in ("model_name_or_path", "adapter_name_or_path"):
+            folder = Path(getattr(self.settings, name) or "")
+            if getattr(self.settings, name) and folder.is_dir():
+                identity[f"{name}_weights"] = weights_identity(folder)
         return identity
 
     def sample(self) -> None:
@@ -228,6 +239,8 @@ class Evaluation:
             [[name] for name in judged],
             lambda rows: bool(rows) and len(rows) == len(judged[rows[0]["request_id"]]),
         )
+        # Where every item is too short there is nothing to judge, and that is a result too.
+        file.path.touch()
         todo = list(judged)[file.units_done :]
         # The pattern judge reads the continuation alone; prefills are rendered only for those that read them.
         tokenizer = None
@@ -336,17 +349,19 @@ def read_rates(folder: Path, by_id: dict[str, dict[str, str]], prefill_tokens: l
     return request_rates(verdicts, prefill_tokens)
 
 
-def adapter_digest(folder: Path) -> str | None:
-    """Digest of a local adapter's weights, so that a retrained adapter is not taken for the one evaluated before."""
+def weights_identity(folder: Path) -> str:
+    """Stand for the weights in a local folder, so that a retrained model is not taken for the one evaluated before.
+
+    Adapters are read whole; of bigger files size and time of change are taken.
+    """
     import hashlib
 
-    files = sorted(folder.glob("adapter_model*")) if folder.is_dir() else []
     digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16] if files else None
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size}".encode())
+        digest.update(file.read_bytes() if status.st_size < 1 << 28 else str(status.st_mtime_ns).encode())
+    return digest.hexdigest()[:16]
 
 
 def evaluate(settings: EvaluationSettings) -> dict[str, Any]:

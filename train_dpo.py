@@ -38,6 +38,11 @@ class TrainingData:
         default=None, metadata={"help": "JSONL of benign prompt and response; the seed set's without it"}
     )
 
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.max_groups is not None and self.max_groups < 1:
+            raise UsageError(f"max_groups is {self.max_groups}, but must be at least 1.")
+
 
 @dataclass
 class ObjectiveSettings:
@@ -306,7 +311,7 @@ def main() -> None:
 
     if not torch.cuda.is_available() and not any(argument.startswith("--use_cpu") for argument in sys.argv):
         announce("No CUDA device: training on the CPU (--use_cpu true).")
-        sys.argv += ["--use_cpu", "true"]
+        sys.argv[1:1] = ["--use_cpu", "true"]
     folder = train(*parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig]))
     announce(f"Saved to {folder}")
 

@@ -119,8 +119,6 @@ class C2Syn(datasets.ArrowBasedBuilder):
     def __init__(self, *, groups_file: str | Path = "runs/c2-syn/groups.jsonl", **kwargs: Any) -> None:
         """Read `groups_file`, which `python c2_syn.py` writes."""
         self.groups_file = Path(groups_file)
-        # Checked here, since `datasets` wraps whatever is raised while it prepares.
-        _check_groups_file(self.groups_file)
         kwargs.setdefault("dataset_name", "c2-syn")
         kwargs.setdefault("hash", _digest(self.groups_file))
         super().__init__(**kwargs)
@@ -133,6 +131,8 @@ class C2Syn(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        # Checked here, since `datasets` wraps whatever is raised while tables are made.
+        _check_groups_file(self.groups_file)
         return [datasets.SplitGenerator("train", gen_kwargs={"groups_files": [str(self.groups_file)]})]
 
     def _generate_tables(self, groups_files: list[str]) -> Iterator[tuple[Any, pa.Table]]:

@@ -90,6 +90,25 @@ def pinned_revision(name: str, revision: str | None) -> str | None:
     return OFFLINE_MODEL_HUB_REVISION if resolve_model_name(name) == OFFLINE_MODEL_HUB_ID else revision
 
 
+def check_reachable(name: str, revision: str | None) -> None:
+    """Fail within seconds if a model is neither here nor to be had; the Hub client alone retries for most of a minute.
+
+    Raises:
+        UsageError: Naming the model and the remedy.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    repository = resolve_model_name(name)
+    if Path(repository).is_dir() or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
+            return
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=10)
+    except Exception as error:
+        raise explain_loading_error(name, error) from None
+
+
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Load a chat tokenizer.
 
@@ -99,6 +118,7 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     from transformers import AutoTokenizer
 
     quiet_libraries()
+    check_reachable(name, pinned_revision(name, revision))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             resolve_model_name(name), revision=pinned_revision(name, revision), trust_remote_code=trust_remote_code
@@ -134,8 +154,7 @@ def load_model(
 
     keep_freed_memory()
     quiet_libraries()
-    if dtype not in {"auto", "bfloat16", "float16", "float32"}:
-        raise UsageError(f"dtype must be auto, bfloat16, float16 or float32, not {dtype!r}.")
+    check_reachable(name, pinned_revision(name, revision))
     quantization = (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
         if load_in_4bit
@@ -175,7 +194,10 @@ def _add_adapter(model: Any, name: str, adapter: str) -> Any:
 
 def explain_loading_error(name: str, error: Exception) -> UsageError:
     """Turn what the Hub or a library raised while loading `name` into one line with a remedy."""
+    from huggingface_hub import errors
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    unreachable = (HfHubHTTPError, ConnectionError, getattr(errors, "HTTPError", ConnectionError))
 
     chain = [error]
     while chain[-1].__cause__ is not None or chain[-1].__context__ is not None:
@@ -188,6 +210,6 @@ def explain_loading_error(name: str, error: Exception) -> UsageError:
         return UsageError(f"{name} has no such revision on the Hub.")
     if any(isinstance(link, RepositoryNotFoundError) for link in chain) or "is not a local folder" in str(error):
         return UsageError(f"{name} is neither a local folder nor a model on the Hub that this login can see.")
-    if any(isinstance(link, HfHubHTTPError | ConnectionError) for link in chain) or "couldn't connect" in str(error):
+    if any(isinstance(link, unreachable) for link in chain) or "couldn't connect" in str(error):
         return UsageError(f"{name} cannot be fetched: the Hub is out of reach. Check the network, or give a local folder.")
     return UsageError(f"{name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}")

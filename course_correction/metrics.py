@@ -142,7 +142,7 @@ def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) 
     difference = pick(after) - pick(before)
     clusters = [after.clusters[after.request_ids.index(name)] for name in shared]
     resampled = bootstrap_rates(difference, clusters, seed)
-    values = corr_at_k(difference)
+    values, mean = corr_at_k(difference), corr_mean(difference)
     return {
         "corr_at_k": {
             str(length): {
@@ -151,7 +151,7 @@ def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) 
             }
             for column, length in enumerate(lengths)
         },
-        "corr_mean": {"value": corr_mean(difference), "ci95": interval(_mean_over_lengths(resampled))},
+        "corr_mean": {"value": None if np.isnan(mean) else mean, "ci95": interval(_mean_over_lengths(resampled))},
         "requests": len(shared),
     }
 

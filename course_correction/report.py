@@ -18,11 +18,16 @@ def percent(entry: dict[str, Any] | None, signed: bool = False) -> str:
     return text
 
 
+def escape_cell(value: Any) -> str:
+    """Return the value as text that does not end a cell of a Markdown table."""
+    return str(value).replace("|", r"\|")
+
+
 def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | None = None) -> str:
     """Return a Markdown table: a row for each k, then Corr_mean and over-refusal; a column for each run."""
     names = list(runs)
     lengths = sorted({int(length) for metrics in runs.values() for length in metrics["corr_at_k"]})
-    header = ["percent [95% interval]", *names] + (["difference"] if difference else [])
+    header = ["percent [95% interval]", *map(escape_cell, names)] + (["difference"] if difference else [])
     rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
     for length in lengths:
         row = [f"Corr@{length}", *(percent(metrics["corr_at_k"].get(str(length))) for metrics in runs.values())]
@@ -74,7 +79,8 @@ def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None
     axes.set(xlabel="harmful tokens already said (k)", ylabel="Corr@k", ylim=(-0.03, 1.03), title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="best")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="best")
     figure.tight_layout()
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, format="png")
@@ -101,7 +107,7 @@ def write_report(
     name, metrics = list(runs.items())[-1]
     plot_curves(runs, folder / "corr_at_k.png", f"Course-correction, judge: {metrics['judge']}")
     too_short = sum(entry["too_short"] for entry in metrics["corr_at_k"].values())
-    settings = "\n".join(f"| {key} | `{value}` |" for key, value in metrics["settings"].items())
+    settings = "\n".join(f"| {key} | `{escape_cell(value)}` |" for key, value in metrics["settings"].items())
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
     text = f"""# C²-Eval: {name}
 

@@ -11,6 +11,20 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from course_correction.run_files import UsageError
 
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Refuse sampling settings outside their range.
+
+    Raises:
+        UsageError: Naming the setting and its range.
+    """
+    if temperature < 0:
+        raise UsageError(f"temperature is {temperature}, but must be at least 0 (0 is greedy).")
+    if not 0 < top_p <= 1:
+        raise UsageError(f"top_p is {top_p}, but must be in (0, 1].")
+
 
 def parse_settings(
     settings_classes: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None

@@ -406,7 +406,7 @@ def test_an_adapter_changes_the_rows_and_a_retrained_one_in_the_same_folder_is_r
     evaluate(settings_for("base"))
     assert rows_of(tmp_path / "out") != rows_of(tmp_path / "base")
     save_adapter(tiny_model_folder, adapter, 1)
-    with pytest.raises(UsageError, match="adapter_digest"):
+    with pytest.raises(UsageError, match="adapter_name_or_path_weights"):
         evaluate(settings)
 
 

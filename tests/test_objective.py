@@ -132,7 +132,7 @@ def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objectiv
         benign_rows=read_data("benign_train")[:6] if settings_.retention_weight else [],
     )
     # Far enough from the reference that the loss is not log 2, near enough that float32 holds 1e-5.
-    scale = 0.02 if peft else 0.004
+    scale = 0.02 if peft else 0.001
     generator = torch.Generator().manual_seed(0)
     other = dict(grouped.model.named_parameters())
     for name, weights in stock.model.named_parameters():
