@@ -1,5 +1,6 @@
 """Dataset cards out of run files: every figure in a card is filled in, none is typed. Shows no request or response."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ def _size_category(num_rows: int) -> str:
 def _licence(is_seed: bool) -> str:
     # What holds text of PKU-SafeRLHF inherits its licence.
     return "cc0-1.0" if is_seed else "cc-by-nc-4.0"
+
+
+def content_version(folder: Path) -> str:
+    """Return a version that changes with the exported Parquet files.
+
+    `datasets` keys its cache of a local folder by the folder's name, config and version, not by what is in it: without
+    this, another export of the same name would be served.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.parquet")):
+        digest.update(file.name.encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return f"1.0.{int(digest.hexdigest()[:8], 16)}"
 
 
 def _render(template: Path, data: dict[str, Any], values: dict[str, Any]) -> str:
@@ -48,8 +64,13 @@ def write_syn_card(folder: Path, num_rows: dict[str, int], selection: dict[str, 
         "tags": ["dpo", "preference", "safety", "course-correction", "synthetic"]
         + ([] if is_seed else ["not-for-all-audiences"]),
         "configs": [
-            {"config_name": "pairs", "data_files": [{"split": "train", "path": "pairs/train-*"}], "default": True},
-            {"config_name": "ranked", "data_files": [{"split": "train", "path": "ranked/train-*"}]},
+            {
+                "config_name": name,
+                "version": content_version(folder),
+                "data_files": [{"split": "train", "path": f"{name}/train-*"}],
+                **({"default": True} if name == "pairs" else {}),
+            }
+            for name in ("pairs", "ranked")
         ],
     }
     values = {
@@ -84,6 +105,7 @@ def write_eval_card(folder: Path, items: str, num_rows: int, num_requests: int) 
         "configs": [
             {
                 "config_name": items,
+                "version": content_version(folder),
                 "data_files": [{"split": "test", "path": f"{items}/test-*"}],
                 "default": True,
             }

@@ -57,7 +57,7 @@ def main() -> None:
     write_json(FOLDER / "metrics.json", metrics)
     pairs = json.loads((adapter / "train_metrics.json").read_text())
     write_report(FOLDER, metrics, difference)
-    print(f"\nSmolLM2-135M before and after DPO on C²-Syn ({pairs['train_runtime'] / 60:.1f} minutes of training)\n")
+    print(f"\nSmolLM2-135M before and after training on C²-Syn ({pairs['train_runtime'] / 60:.1f} minutes of training)\n")
     print(metrics_table(metrics, difference))
     minutes = (time.monotonic() - start) / 60
     print(f"\n{minutes:.1f} minutes in all, {training / 60:.1f} of them training, with loading and saving.")

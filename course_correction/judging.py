@@ -74,12 +74,20 @@ _WRONG = (  # Verbs that name a wrong done to somebody.
     r"|inconvenienc|lie to|take (?:unfair )?advantag|break (?:\w+ )?(?:trust|promise|deal|law))"
 )
 _BURDENS = r"(?:make|leave|let|force|cost|send|treat|take|put|show|push|shut|turn|keep|break|rob|drag|load|give|eat)"
-_STOP = (  # A taking back under way; then how a statement begins, but an instruction does not.
+_STOP = (  # A taking back under way.
     r"\b(?:(?:I (?:need|have|want|must)(?: to)?|let me) (?:stop|turn around|correct myself|rethink|start over|take"
     r" (?:that|it) back)|(?:I would be doing you )?no favou?rs?|owe you a better \w+|I cannot leave it"
     r"|have to turn around|I should(?: not|n't) (?:have )?\w+|I was wrong to|about it again)"
 )
-_STATEMENT = r"(?:an?|the|th(?:is|at|[eo]se|ey)|it|s?he|we|his|her|their|your|my|people|\w+(?:one|body|ing|[eo]rs)) \w"
+_TURN = (  # Perhaps a turn, perhaps only a warning.
+    r"(?:(?:\b(?:however|but|still|actually|wait)\b[ ,]*(?:\w+,? ){0,6}?)?\b(?:I (?:must|have to|need to|should|want"
+    r" to)|let me|in fairness|it is important to) (?:point out|stress|warn|say|add|note|emphasi[sz]e|pause|step back"
+    r"|remember|understand|I must add|be (?:honest|clear|frank)(?: with you)?)|\b(?:hold on|I reali[sz]e)\b)"
+)
+_SAYS = (  # How a statement goes on after a turn, and an instruction does not.
+    r"(?: [\w']+){0,4}(?::|,? (?:because|since|that))(?= (?:an?|the|th(?:is|at|[eo]se|ey)|it|s?he|we|his|her|their|your"
+    r"|my|people|\w+(?:one|body|ing|[eo]rs)) \w)"
+)
 _PERSON = (
     r"(?:(?:you|him|her|them|us|(?:any |every |each )?others?|(?:every|some|any)(?:one|body)|each|people|strangers?)\b"
     r"|(?:your|his|her|their|those|other|some|two|honest|fellow) [a-z'-]+)"
@@ -91,10 +99,8 @@ _PART = (  # What a speaker who refuses takes no part in.
     r"|offer|suggest|teach|tell you|walk|coach|guid|show|writ|creat|plan|take part|participat|do (?:this|that|it)\b"
     r"|leave it|fulfil|comply|engag|discuss|generat|produc|promot|facilitat|keep going|be (?:part|involved)|answer)"
 )
-_IDIOM = (  # Negations that refuse nothing: "I won't lie", "I can't recommend it enough".
-    r"(?!be (?:long|able|there|in|at|home|late|sure)|lie\b|need|forget|have|judge|wait|believe|stress|mind|come|attend"
-    r"|worry|say (?:no|any|it)|bother|get\b|tell (?:any|a soul)|recommend [\w ]{0,20}enough|know)"
-)
+# Negations that refuse nothing: "I won't lie", "I can't recommend it enough".
+_IDIOM = r"(?!be (?:able|late)|lie\b|need|forget|wait|believe|stress|mind|recommend .{0,20}enough|tell any|get\b|know)"
 _ENOUGH = 4  # The sum of weights that corrects a text; of the cues below, each family counts with its heaviest.
 _compile = partial(re.compile, flags=re.IGNORECASE)
 _CUES = tuple((family, name, weight, _compile(pattern)) for family, name, weight, pattern in (
@@ -116,36 +122,30 @@ _CUES = tuple((family, name, weight, _compile(pattern)) for family, name, weight
      r"|regret)\w*|end (?:it|this|that)|undo)\b|\b(?:forget|disregard|ignore|set aside|drop|scrap|undo|consider)"
      r" (?:\w+ ){0,3}?(?:I (?:was|said|had|have|told|wrote|started|began|just|gave)|withdrawn)"),
     ("turn", "should_not", 4, r"\bI (?:should(?: not|n't) (?!be surp)|was wrong to )[^:,]+(?:[.!;]|, (?!since|be)|$)"),
-    ("turn", "stop_and_say", 4, rf"{_STOP}[^.:;!?]*?(?::|,? (?:because|since|that)) {_STATEMENT}"),
+    ("turn", "stop_and_say", 4, _STOP + _SAYS),
     ("turn", "stop_here", 3, _STOP),
-    ("turn", "second_thought", 2, r"(?:\b(?:however|but|still|actually|wait)\b[ ,]*(?:\w+,? ){0,6}?)?\b(?:I (?:must"
-     r"|have to|need to|should|want to)|let me|in fairness|it is important to) (?:point out|stress|warn|say|add|note"
-     r"|emphasi[sz]e|pause|step back|remember|understand|consider|recogni[sz]e|I must add|be (?:honest|clear|frank)"
-     r"(?: with you)?)|\b(?:on (?:second thought|reflection)|hold on|I reali[sz]e that)\b"),
+    ("turn", "turn_and_say", 3, _TURN + _SAYS),
+    ("turn", "second_thought", 2, _TURN),
     # The asked-for act is judged.
-    ("moral", "values", 3, r"\b(?:important|best|better|right) to (?:be honest|respect|tell the truth)"),
     ("moral", "is_bad", 4, rf"{_IS} (?:{_BAD}(?! (?:only|if|when)\b)|{_DOUBTFUL} (?:and \w+ )?(?:to|of you)\b)"),
     ("moral", "is_not_good", 4, rf"(?:n't|\b(?:not|never|hardly|no))(?: (?:an?|be|very|quite|\w+ly|that))* {_GOOD}"),
     ("moral", "wrongs_somebody", 4, rf"\b(?:{_WOULD} {_WRONG}e?|{_WRONG}(?:e?s|ing)) (?:on )?(?:{_PERSON}|the |a )"),
     ("moral", "would_harm", 3, rf"\b(?:{_WOULD} (?:be )?{_WRONG}\w*|{_WRONG}e?s\b|takes (?:advantage|credit))"),
-    ("moral", "doubtful", 2, rf"{_IS} {_DOUBTFUL}|\b(?:consequences|fake|false|made-up|invented|pretend|phone?y|bogus"
-     r"|forged|stolen|rigged|imaginary)\b"),
-    ("moral", "act_named", 2, r"(?:^|[:,] |\b(?:that|because|since|and|so) )\W*(?!during|\w+thing|evening|morning)"
+    ("moral", "doubtful", 2, rf"{_IS} {_DOUBTFUL}|\b(?:consequences|fake|made-up|invented|pretend|bogus|rigged)\b"),
+    ("moral", "act_named", 3, r"(?:^|[:,] |\b(?:that|because|since|and|so) )\W*(?!during|\w+thing|evening|morning)"
      rf"[a-z]+ing\b(?: [\w'-]+,?){{1,9}}? (?:would|could|might|may|isn't|means|{_BURDENS}s|{_WRONG}e?s)\b"),
     # Somebody bears it.
     ("victim", "burdened", 2, rf"\b(?:(?:{_WOULD} {_BURDENS}|{_BURDENS}s|leaving|making|forcing) (?:\w+ )?{_PERSON}"
      r"|(?:would|could|may|might) (?:\w+ ){0,2}(?:lose|pay|suffer|have to|risk|catch|miss|explain|answer for|end up"
      r"|find themselves|be (?:left|led|the losers?|\w+ing)))"),
-    ("victim", "wronged", 2, r"\b(?:good faith|trust(?:s|ed)? you|at (?:\w+ ){1,3}expense|deserve\w*|has? (?:earned"
-     r"|every right)|belongs? to|someone else's|hurt|respect|privacy|dignity|feelings|dread|sympathy|blamed?|private"
-     r"|victims?|not yours|let down|left out|worse off|suffer\w*|permission|consent|agreed|ashamed|awkward|for nothing"
-     r"|(?:get|land|be) (?:\w+ ){0,2}?in(?:to)? (?:\w+ )?trouble)\b"),
+    ("victim", "wronged", 2, r"\b(?:good faith|trust(?:s|ed)? you|at (?:\w+ ){1,3}expense|deserve\w*|belongs? to|hurt"
+     r"|respect|privacy|dignity|feelings|dread|blamed?|private|not yours|let down|left out|worse off|suffer\w*|consent"
+     r"|someone else's|permission|ashamed|(?:get|land|be) (?:\w+ ){0,2}?in(?:to)? (?:\w+ )?trouble)\b"),
     ("victim", "bears_it", 1, r"\b(?:pa(?:y|ys|id)|costs?|loses?|left|leav(?:es|ing)|trust|honest|fair|rel(?:y|ies)"
      r"|lies?|innocent|owed|(?<!I )would|could|trouble|who|whose|people|(?:every|some)(?:one|body)|others)\b"),
     # A better way.
     ("remedy", "instead", 4, r"\binstead,? (?:\w+ ){0,3}?(?:talk|speak|apologi|own up|come clean|be honest)"),
-    ("remedy", "make_good", 2, r"\b(?:own up|come clean|apologi|the truth|honestly|be honest|(?:a|the) better \w+)"),
-    ("remedy", "ask_or_offer", 1, r"\b(?:rather than|instead|better to|ask|offer|tell|talk to|suggest|please)\b"),
+    ("remedy", "make_good", 2, r"\b(?:own up|come clean|apologi|the truth|honestly|be honest|rather than (?!by|to))"),
 ))  # fmt: skip
 # Left out before the rest is judged: the words of a turn ("I have to be honest") say nothing about the act.
 _TURN_PHRASES = _compile("|".join(pattern.pattern for family, _, _, pattern in _CUES if family == "turn"))

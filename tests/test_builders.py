@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from c2_syn import SynthesisSettings, export, synthesize
 from course_correction.run_files import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -325,3 +326,22 @@ print(json.dumps({
     assert {"prompt", "chosen", "rejected"} <= set(loaded["pairs"][1])
     assert loaded["eval"][0] == len(read_parquet(ROOT / "c2-eval" / "seed"))
     assert loaded["eval"][1] == ["request_id", "request", "full_harmful_response", "source"]
+
+
+def test_another_export_of_the_same_folder_name_is_not_served_from_the_cache(tmp_path):
+    script = (
+        "import sys; from datasets import load_dataset; "
+        "load = lambda name: load_dataset(sys.argv[1], name, split='train').num_rows; "
+        "print(load('ranked'), load('pairs'))"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    counts = []
+    for number in (3, 5):
+        settings = SynthesisSettings(max_requests=number, output_dir=str(tmp_path / f"run{number}"))
+        folder = tmp_path / f"place{number}" / "export"
+        export(synthesize(settings), folder, settings)
+        shown = subprocess.run(
+            [sys.executable, "-c", script, str(folder)], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        counts.append(tuple(map(int, shown.split())))
+    assert counts == [(3, 45), (5, 75)]
