@@ -131,8 +131,6 @@ def _check_recipe(path: str, settings_classes: Sequence[type]) -> None:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what a user can mend ends in one line on stderr and a non-zero exit status."""
-    # Threads that wait for work sleep: spinning ones make everything ten times slower when another program is busy too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         main()
     except UsageError as error:
