@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_correction.preferences import RANKED_SCHEMA, check_ranked_group
-from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
+from course_correction.run_files import UsageError, library_versions, read_jsonl, text_digest, write_json
 from course_correction.settings import announce, parse_settings, run_script
 from course_correction.sources import read_benign_rows
 
@@ -80,7 +80,13 @@ def load_rows(data: TrainingData, objective: str) -> Any:
 
     config = CONFIGS[objective]
     try:
-        rows = load_dataset(data.dataset_name, config, split=data.dataset_split, revision=data.dataset_revision)
+        rows = load_dataset(
+            data.dataset_name,
+            config,
+            split=data.dataset_split,
+            revision=data.dataset_revision,
+            cache_dir=content_cache(Path(data.dataset_name)),
+        )
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"The config {config} of {data.dataset_name} cannot be loaded: {reason}") from None
@@ -107,6 +113,20 @@ def load_rows(data: TrainingData, objective: str) -> Any:
     if len(rows) == 0:
         raise UsageError(f"{data.dataset_name} holds no row to train on.")
     return rows
+
+
+def content_cache(folder: Path) -> str | None:
+    """Return a cache folder of its own for what a local dataset folder holds now; None for the Hub.
+
+    `datasets` keys its cache by a folder's name, not its content, and would serve another folder of the same name.
+    """
+    if not folder.is_dir():
+        return None
+    import datasets
+
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    state = (f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "by-content" / text_digest(*state))
 
 
 def read_retention_rows(path: str | None) -> list[dict[str, Any]]:

@@ -345,3 +345,17 @@ def test_another_export_of_the_same_folder_name_is_not_served_from_the_cache(tmp
         ).stdout
         counts.append(tuple(map(int, shown.split())))
     assert counts == [(3, 45), (5, 75)]
+
+
+def test_training_reads_the_folder_it_is_given_though_another_of_that_name_was_read_before(tmp_path):
+    from train_dpo import TrainingData, load_rows
+
+    counts = []
+    for number in (3, 5):
+        settings = SynthesisSettings(max_requests=number, output_dir=str(tmp_path / f"run{number}"))
+        folder = tmp_path / f"place{number}" / "export"
+        export(synthesize(settings), folder, settings)
+        card = folder / "README.md"
+        card.write_text("\n".join(line for line in card.read_text().splitlines() if "version: 1.0." not in line))
+        counts.append(load_rows(TrainingData(dataset_name=str(folder)), "grouped").num_rows)
+    assert counts == [3, 5]
