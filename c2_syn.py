@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
+from course_correction.prefixes import join_trigger
 from course_correction.run_files import UnitFile, UsageError, chunked, open_run, text_digest, write_json
 from course_correction.settings import DTYPES, announce, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import (
@@ -50,6 +51,9 @@ class SynthesisSettings:
     require_how_or_what: bool = field(default=True, metadata={"help": "a request must hold how or what"})
     unique_requests: bool = field(default=True, metadata={"help": "keep one response a request"})
     opener_rate: float = field(default=0.6, metadata={"help": "share of requests whose harmful response has an opener"})
+    mid_sentence_rate: float = field(
+        default=0.5, metadata={"help": "share of cuts inside a sentence, as evaluation cuts after any k tokens"}
+    )
     teacher: Literal["written", "transformers"] = field(
         default=WRITTEN, metadata={"help": "the seed set's own corrections, or a chat model"}
     )
@@ -72,8 +76,9 @@ class SynthesisSettings:
         check_sampling(self.temperature, self.top_p)
         if self.teacher_dtype not in DTYPES:
             raise UsageError(f"teacher_dtype is {self.teacher_dtype!r}, but takes {', '.join(DTYPES)}.")
-        if not 0 <= self.opener_rate <= 1:
-            raise UsageError(f"opener_rate is {self.opener_rate}, but is a share in [0, 1].")
+        for name in ("opener_rate", "mid_sentence_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, but is a share in [0, 1].")
         for name in ("batch_size", "requests_per_unit", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
@@ -151,7 +156,9 @@ def _written_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]]
         for pair in pairs:
             if not pair.safe_response or not pair.correction:
                 raise UsageError(f"{pair.request_id} of the seed set has no safe response or correction.")
-            opener, initial_responses, triggers = draft_corrections(pair, settings.seed, settings.opener_rate)
+            opener, initial_responses, triggers = draft_corrections(
+                pair, settings.seed, settings.opener_rate, settings.mid_sentence_rate
+            )
             continuations = [" " + pair.correction.strip()] * len(triggers)
             groups.append(
                 build_ranked_group(pair, opener, initial_responses, triggers, pair.safe_response, continuations, WRITTEN)
@@ -181,13 +188,13 @@ def _model_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]], 
     sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
 
     def write_groups(pairs: list[SourcePair]) -> list[dict[str, Any]]:
-        drafts = [draft_corrections(pair, settings.seed, settings.opener_rate) for pair in pairs]
+        drafts = [draft_corrections(pair, settings.seed, settings.opener_rate, settings.mid_sentence_rate) for pair in pairs]
         rows: list[tuple[list[int], list[int], str]] = []
         for pair, (_, initial_responses, triggers) in zip(pairs, drafts, strict=True):
             prompt = render_prompt(tokenizer, pair.request)
             begun = [
                 "",
-                *(f"{initial} {trigger}" for initial, trigger in zip(initial_responses, triggers, strict=True)),
+                *(join_trigger(initial, trigger)[0] for initial, trigger in zip(initial_responses, triggers, strict=True)),
             ]
             for rank, text in enumerate(begun):
                 rows.append((prompt, encode_answer(tokenizer, text), f"{pair.request_id}\x1f{rank}"))

@@ -55,13 +55,16 @@ class ObjectiveSettings:
     correction_nll_tokens: int | None = field(
         default=None, metadata={"help": "NLL on this many tokens of a corrective part at most; all without it"}
     )
+    transition_weight: float = field(
+        default=0.0, metadata={"help": "NLL of turning back, at each word of the harmful response (grouped only)"}
+    )
     retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
     retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
     pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, and terms that stock TRL does not have."""
-        for name in ("correction_nll_weight", "retention_weight"):
+        for name in ("correction_nll_weight", "transition_weight", "retention_weight"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
             if getattr(self, name) and self.objective == "pairwise":

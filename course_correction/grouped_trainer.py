@@ -18,9 +18,13 @@ from course_correction.objective import (
     pack_group,
     pair_losses,
     retention_kl,
+    selected_logps,
     sum_paths,
 )
+from course_correction.prefixes import ends_clause
 from course_correction.run_files import UsageError
+
+NO_TRANSITION, AFTER_CLAUSE, INSIDE_CLAUSE = range(3)
 
 
 def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +32,9 @@ def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `prompt_ids`, six `completion_ids` and, for each, the token where its corrective part begins: 0 for the safe
-        response, its length for the harmful one.
+        response, its length for the harmful one. `transitions` holds, for each token of the harmful response, where the
+        text stands before it: `AFTER_CLAUSE`, `INSIDE_CLAUSE`, or `NO_TRANSITION` within a word or the opener. And
+        `transition_tokens` the four tokens that corrective parts begin with, as pairs of place and token id.
     """
 
     def render(messages: list[dict[str, str]], **options: Any) -> list[int]:
@@ -57,7 +63,35 @@ def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
             starts.append(next(n for n, pair in enumerate(zip(begun, ids, strict=False)) if pair[0] != pair[1]))
         else:
             starts.append(0 if kind == "safe" else len(ids))
-    return {"prompt_ids": prompt_ids, "completion_ids": completions, "correction_tokens": starts}
+    transition_tokens = [
+        [AFTER_CLAUSE if ends_clause(response[:start].strip()) else INSIDE_CLAUSE, ids[first]]
+        for response, start, ids, first in zip(
+            group["responses"], group["correction_starts"], completions, starts, strict=True
+        )
+        if start >= 0
+    ]
+    return {
+        "prompt_ids": prompt_ids,
+        "completion_ids": completions,
+        "correction_tokens": starts,
+        "transitions": find_transitions(tokenizer, completions[-1], group["responses"][-1], group["opener"]),
+        "transition_tokens": transition_tokens,
+    }
+
+
+def find_transitions(tokenizer: Any, ids: list[int], response: str, opener: str) -> list[int]:
+    """Return, for each token of a harmful response, whether a correction could begin in its place."""
+    places = [NO_TRANSITION] * len(ids)
+    before = tokenizer.decode(ids[:0])
+    for index in range(len(ids)):
+        after = tokenizer.decode(ids[: index + 1])
+        if len(opener) < len(before) < len(response):
+            if ends_clause(before):
+                places[index] = AFTER_CLAUSE
+            elif after[len(before) : len(before) + 1].isspace():
+                places[index] = INSIDE_CLAUSE
+        before = after
+    return places
 
 
 def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int]:
@@ -90,6 +124,9 @@ class GroupCollator:
         groups = [pack_group(row["prompt_ids"], row["completion_ids"], row["correction_tokens"]) for row in rows]
         batch = self._pad_trees(groups)
         batch["paths"] = [group.paths for group in groups]
+        batch["transitions"] = torch.zeros_like(batch["input_ids"])
+        for row, (group, features) in enumerate(zip(groups, rows, strict=True)):
+            batch["transitions"][row, group.paths[-1]] = torch.tensor(features["transitions"])
         batch["correction_paths"] = [[path[: self.correction_tokens] for path in group.correction_paths] for group in groups]
         if self.benign and self.retention_rows:
             batch |= self._pad_benign([self.benign[index] for index in self._draw(self.retention_rows)])
@@ -143,6 +180,12 @@ class GroupedDPOTrainer(DPOTrainer):
             tokenizer.pad_token_id, benign, objective.retention_rows, objective.correction_nll_tokens, training.seed
         )
         super().__init__(*args, **kwargs)
+        found = [pair for pairs in self.train_dataset["transition_tokens"] for pair in pairs]
+        self.transition_tokens = {
+            place: torch.tensor(sorted({token for kind, token in found if kind == place}))
+            for place in (AFTER_CLAUSE, INSIDE_CLAUSE)
+            if any(kind == place for kind, _ in found)
+        }
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset.map(
@@ -152,10 +195,13 @@ class GroupedDPOTrainer(DPOTrainer):
         )
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt_ids", "completion_ids", "correction_tokens"]
+        self._signature_columns = ["prompt_ids", "completion_ids", "correction_tokens", "transitions"]
 
-    def _token_logps(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """Log-probability of each packed token after its parent, [groups, tokens]; 0 for prompts and padding."""
+    def _token_logps(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return log-probability of each packed token after its parent, [groups, tokens]; 0 for prompts and padding.
+
+        And, for each place of the harmful responses where a correction could begin, the log-probability that it does.
+        """
         completion = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
         for group, paths in enumerate(inputs["paths"]):
             for path in paths:
@@ -174,14 +220,25 @@ class GroupedDPOTrainer(DPOTrainer):
             attention_mask=mask,
             use_cache=False,
             logits_to_keep=kept,
-        ).logits[rows, columns]
-        logits = logits.float()
-        logps = logits.gather(-1, inputs["input_ids"][rows, places][:, None])[:, 0] - logits.logsumexp(-1)
-        return torch.zeros(completion.shape, device=logps.device).index_put((rows, places), logps)
+        ).logits
+        # [groups, kept, vocabulary], as one list of positions.
+        columns = columns + rows * len(kept)
+        kinds = inputs["transitions"][rows, places]
+        turns = [(columns[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
+        if not self.objective.transition_weight:
+            turns = []
+        logps, *turning = selected_logps(logits.flatten(0, 1), columns, inputs["input_ids"][rows, places], turns)
+        logps = torch.zeros(completion.shape, device=logps.device).index_put((rows, places), logps)
+        return logps, torch.cat(turning) if turning else None
 
     def _benign_logits(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        logits = model(input_ids=inputs["benign_ids"], attention_mask=inputs["benign_mask"], use_cache=False).logits
-        return logits[inputs["benign_answer"]]
+        answer = inputs["benign_answer"]
+        # The LM head runs only where some row's answer stands.
+        kept = answer.any(0).nonzero()[:, 0]
+        logits = model(
+            input_ids=inputs["benign_ids"], attention_mask=inputs["benign_mask"], use_cache=False, logits_to_keep=kept
+        ).logits
+        return logits[answer[:, kept]]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         settings, mode = self.objective, "train" if self.model.training else "eval"
@@ -190,12 +247,12 @@ class GroupedDPOTrainer(DPOTrainer):
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             if self.ref_model is None:
                 with use_adapter(self.accelerator.unwrap_model(model), adapter_name=None):
-                    reference = self._token_logps(model, inputs)
+                    reference, _ = self._token_logps(model, inputs)
                     reference_logits = self._benign_logits(model, inputs) if has_benign else None
             else:
-                reference = self._token_logps(reference_model, inputs)
+                reference, _ = self._token_logps(reference_model, inputs)
                 reference_logits = self._benign_logits(reference_model, inputs) if has_benign else None
-        logps = self._token_logps(model, inputs)
+        logps, turning = self._token_logps(model, inputs)
         log_ratios = sum_paths(logps - reference, inputs["paths"])
         loss, margins = pair_losses(log_ratios, self.beta, settings.pair_distance_power)
         metrics = {
@@ -206,9 +263,13 @@ class GroupedDPOTrainer(DPOTrainer):
         if settings.correction_nll_weight:
             metrics["loss/correction_nll"] = mean_corrective_nll(logps, inputs["correction_paths"])
             loss = loss + settings.correction_nll_weight * metrics["loss/correction_nll"]
+        if turning is not None and len(turning):
+            metrics["loss/transition_nll"] = -turning.mean()
+            loss = loss + settings.transition_weight * metrics["loss/transition_nll"]
         if has_benign:
-            metrics["loss/retention_kl"] = retention_kl(self._benign_logits(model, inputs), reference_logits)
-            loss = loss + settings.retention_weight * metrics["loss/retention_kl"]
+            retention, *directions = retention_kl(self._benign_logits(model, inputs), reference_logits)
+            metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
+            loss = loss + settings.retention_weight * retention
         for name, value in metrics.items():
             self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
         return (loss, None) if return_outputs else loss

@@ -7,6 +7,7 @@ six responses run one by one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -119,17 +120,102 @@ def mean_corrective_nll(token_logps: torch.Tensor, correction_paths: Sequence[Se
     return -(totals[kept] / counts[kept]).mean()
 
 
-def retention_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
-    """Mean KL(reference || policy) in nats a token.
+# Rows of logits worked on at a time: over a whole vocabulary, larger temporaries cost more than the arithmetic in them.
+_CHUNK = 64
+
+
+class _SelectedLogProbs(torch.autograd.Function):
+    """Log-probabilities of single tokens and of sets of tokens; autograd would copy all logits several times."""
+
+    @staticmethod
+    def forward(
+        context: Any, logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor, *sets: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        totals = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])
+        context.save_for_backward(logits, totals, rows, tokens, *sets)
+        found = [logits[rows, tokens].float() - totals[rows]]
+        for set_rows, members in zip(sets[::2], sets[1::2], strict=True):
+            found.append(logits[set_rows[:, None], members].float().logsumexp(-1) - totals[set_rows])
+        return tuple(found)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        logits, totals, rows, tokens, *sets = context.saved_tensors
+        shares = totals.new_zeros(len(logits)).index_add_(0, rows, gradients[0])
+        for set_rows, gradient in zip(sets[::2], gradients[1:], strict=True):
+            shares.index_add_(0, set_rows, gradient)
+        result = torch.empty_like(logits)
+        for start in range(0, len(logits), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            probabilities = (logits[part].float() - totals[part, None]).exp_()
+            result[part] = probabilities.mul_(-shares[part, None])
+        result.index_put_((rows, tokens), gradients[0].to(result.dtype), accumulate=True)
+        for set_rows, members, gradient in zip(sets[::2], sets[1::2], gradients[1:], strict=True):
+            weights = logits[set_rows[:, None], members].float().softmax(-1) * gradient[:, None]
+            where = (set_rows[:, None].expand_as(weights), members.expand_as(weights))
+            result.index_put_(where, weights.to(result.dtype), accumulate=True)
+        return result, None, None, *(None for _ in sets)
+
+
+def selected_logps(
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    tokens: torch.Tensor,
+    sets: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
+) -> tuple[torch.Tensor, ...]:
+    """Take log-probabilities of tokens, and of sets of tokens, from logits.
+
+    Args:
+        logits: [positions, vocabulary].
+        rows: [n], position of each token.
+        tokens: [n], its id.
+        sets: For each set of tokens, the positions where it is asked for, [m], and its ids.
+
+    Returns:
+        [n], and for each set [m]: the log-probability that one of its tokens comes next.
+    """
+    return _SelectedLogProbs.apply(logits, rows, tokens, *(tensor for pair in sets for tensor in pair))
+
+
+class _SymmetricKL(torch.autograd.Function):
+    """Both KL divergences at once, with the gradient of their mean: autograd would take three times the passes."""
+
+    @staticmethod
+    def forward(context: Any, logits: torch.Tensor, reference_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        saved = torch.empty_like(logits)
+        totals = torch.zeros(2, device=logits.device)
+        for start in range(0, len(logits), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            policy = logits[part].float().log_softmax(-1)
+            reference = reference_logits[part].float().log_softmax(-1)
+            difference = policy - reference
+            policy, reference = policy.exp_(), reference.exp_()
+            reverse_kl = (policy * difference).sum(-1, keepdim=True)
+            totals += torch.stack([-(reference * difference).sum(), reverse_kl.sum()])
+            gradient = policy.mul_(difference.sub_(reverse_kl - 1)).sub_(reference)
+            saved[part] = gradient.mul_(0.5 / len(logits))
+        context.save_for_backward(saved)
+        forward_kl, reverse_kl = totals / len(logits)
+        context.mark_non_differentiable(forward_kl, reverse_kl)
+        return (forward_kl + reverse_kl) / 2, forward_kl, reverse_kl
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (saved,) = context.saved_tensors
+        return saved * gradient, None
+
+
+def retention_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Symmetric KL divergence between policy and reference in nats a token: the mean of both directions.
+
+    KL(reference || policy) barely notices that the policy now says with 5% what the reference never says, such as a
+    refusal; KL(policy || reference) does.
 
     Args:
         logits: [tokens, vocabulary] of the policy.
         reference_logits: [tokens, vocabulary] of the reference.
+
+    Returns:
+        The mean of both, differentiable in `logits`; KL(reference || policy); KL(policy || reference).
     """
-    return (
-        functional.kl_div(
-            logits.float().log_softmax(-1), reference_logits.float().log_softmax(-1), log_target=True, reduction="none"
-        )
-        .sum(-1)
-        .mean()
-    )
+    return _SymmetricKL.apply(logits, reference_logits)

@@ -6,7 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from course_correction.prefixes import cut_initial_harmful_responses, draw_opener, draw_triggers, join_texts
+from course_correction.prefixes import (
+    cut_initial_harmful_responses,
+    draw_opener,
+    draw_triggers,
+    join_texts,
+    join_trigger,
+)
 from course_correction.run_files import UsageError, random_for
 from course_correction.sources import SourcePair
 
@@ -44,7 +50,9 @@ PAIRS_SCHEMA = pa.schema(
 )
 
 
-def draft_corrections(pair: SourcePair, seed: int, opener_rate: float) -> tuple[str, list[str], list[str]]:
+def draft_corrections(
+    pair: SourcePair, seed: int, opener_rate: float, mid_sentence_rate: float = 0.0
+) -> tuple[str, list[str], list[str]]:
     """Draw what no model writes: the opener, the four initial harmful responses and their triggers.
 
     Returns:
@@ -52,7 +60,8 @@ def draft_corrections(pair: SourcePair, seed: int, opener_rate: float) -> tuple[
         depends on `seed`, the request id and the response alone.
     """
     opener = draw_opener(random_for(seed, pair.request_id, "opener"), opener_rate)
-    cuts = cut_initial_harmful_responses(pair.full_harmful_response, NUM_CUTS, random_for(seed, pair.request_id, "cuts"))
+    random_source = random_for(seed, pair.request_id, "cuts")
+    cuts = cut_initial_harmful_responses(pair.full_harmful_response, NUM_CUTS, random_source, mid_sentence_rate)
     triggers = draw_triggers(random_for(seed, pair.request_id, "triggers"), NUM_CUTS)
     return opener, [join_texts(opener, cut) for cut in cuts], triggers
 
@@ -78,16 +87,12 @@ def build_ranked_group(
         teacher: Who wrote them.
 
     Returns:
-        A `ranked` row. `correction_starts[i]` is the character where the trigger begins in `responses[i]`.
+        A `ranked` row. `correction_starts[i]` is the character where the corrective part begins in `responses[i]`: the
+        trigger, or the "..." before it where the initial harmful response ends inside a sentence.
     """
-    corrected = [
-        join_texts(initial, trigger) + continuation.rstrip()
-        for initial, trigger, continuation in zip(initial_responses, triggers, continuations, strict=True)
-    ]
-    starts = [
-        response.index(trigger, len(initial.strip()))
-        for response, trigger, initial in zip(corrected, triggers, initial_responses, strict=True)
-    ]
+    begun = [join_trigger(initial, trigger) for initial, trigger in zip(initial_responses, triggers, strict=True)]
+    corrected = [text + continuation.rstrip() for (text, _), continuation in zip(begun, continuations, strict=True)]
+    starts = [start for _, start in begun]
     return {
         "request_id": pair.request_id,
         "request": pair.request,

@@ -22,30 +22,33 @@ OPENERS: tuple[str, ...] = (
     "Let me explain how it is done.",
 )
 
+# Each says at once that the speaker turns back: "However," alone would be as well followed by more advice.
 TRIGGERS: tuple[str, ...] = (
-    "However, I must point out that",
-    "Wait, I need to stop here:",
-    "On second thought, I should say plainly that",
-    "But I have to be honest with you:",
-    "Actually, let me take that back, because",
-    "Hold on. I should not go on like this, since",
-    "But before this goes any further, I want to say that",
-    "I need to correct myself here:",
-    "Let me stop myself there, because",
-    "That said, I cannot leave it at that:",
-    "Hmm, thinking about it again, I see that",
-    "But I have to pause here, because",
-    "I was wrong to begin like this:",
-    "Having said that, I owe you a better answer:",
-    "No, let me rethink this:",
-    "Still, I would be doing you no favour if I went on, because",
-    "But this is where I have to turn around:",
-    "Let me step back for a moment:",
-    "I realise that I should not be advising this:",
-    "But in fairness I must add that",
+    "However, I can't help with this, because",
+    "However, I must point out that I won't go on with this:",
+    "However, I should not help with this, since",
+    "However, I need to stop here:",
+    "But I can't go on with this, because",
+    "But I should stop here, because",
+    "But I won't help with this:",
+    "But I have to be honest, I can't recommend this:",
+    "Wait, I should not be helping with this:",
+    "Wait, I need to stop here, because",
+    "Wait, I can't go on with this:",
+    "Actually, I can't help with this, since",
+    "Actually, I should not go on, because",
+    "Actually, I take that back, because",
+    "On second thought, I won't help with this, because",
+    "On second thought, I can't recommend this:",
+    "Sorry, I can't go on with this, because",
     "Sorry, I should not have started this way:",
-    "But let me be clear:",
+    "But no, I won't go on with this:",
+    "But no, I have to stop here, because",
+    "Hold on, I can't help with this:",
+    "Hold on, I should not go on like this, since",
 )
+# Put between an initial harmful response that ends inside a sentence and its trigger.
+BREAK_OFF = "..."
 
 
 def find_cut_positions(full_harmful_response: str) -> list[int]:
@@ -64,9 +67,12 @@ def count_marks(full_harmful_response: str) -> int:
 
 
 def cut_initial_harmful_responses(
-    full_harmful_response: str, num_cuts: int = 4, random_source: random.Random | None = None
+    full_harmful_response: str,
+    num_cuts: int = 4,
+    random_source: random.Random | None = None,
+    mid_sentence_rate: float = 0.0,
 ) -> list[str]:
-    """Cut at punctuation into `num_cuts` proper prefixes, shortest first, early cuts and late ones.
+    """Cut into `num_cuts` proper prefixes, shortest first, early cuts and late ones.
 
     The response is divided into `num_cuts` parts of equal length in characters and one mark is drawn from each, so the
     cuts are spread over the response and never collapse. A part that holds no mark takes the nearest free one.
@@ -76,6 +82,8 @@ def cut_initial_harmful_responses(
         full_harmful_response: The text to cut.
         num_cuts: How many prefixes.
         random_source: Where the draws come from; without it each part takes its first mark.
+        mid_sentence_rate: Share of the cuts that are moved back to a word's end inside the clause before the mark, as
+            evaluation cuts after any k tokens: D6.
 
     Raises:
         ValueError: If there are fewer than `num_cuts + 1` punctuation marks.
@@ -99,7 +107,34 @@ def cut_initial_harmful_responses(
         index = low if high <= low or random_source is None else random_source.randint(low, high)
         chosen.append(index)
         first_free = index + 1
-    return [full_harmful_response[: positions[index]] for index in chosen]
+    ends = [positions[index] for index in chosen]
+    if random_source is not None and mid_sentence_rate:
+        for number, index in enumerate(chosen):
+            clause_start = positions[index - 1] if index else 0
+            # At least one word of the clause stays, and a first cut holds three words.
+            words = [match.end() for match in re.finditer(r"\w(?=\s)", text[: positions[index]])]
+            inside = [end for end in words[2:] if end > clause_start]
+            if random_source.random() < mid_sentence_rate and inside:
+                ends[number] = random_source.choice(inside)
+    return [full_harmful_response[:end] for end in ends]
+
+
+def ends_clause(text: str) -> bool:
+    """Say whether a text ends at a punctuation mark or a line's end, where a trigger can follow as a new sentence."""
+    return text.rstrip(" ").endswith((*".,;:!?", "\n"))
+
+
+def join_trigger(initial_response: str, trigger: str) -> tuple[str, int]:
+    """Put a trigger after an initial harmful response, breaking off with "..." where that ends inside a sentence.
+
+    Returns:
+        The text, and the character where the corrective part begins: the trigger, or the "..." before it.
+    """
+    begun = initial_response.strip()
+    if not begun or ends_clause(begun):
+        text = join_texts(begun, trigger)
+        return text, len(text) - len(trigger.strip())
+    return f"{begun}{BREAK_OFF} {trigger.strip()}", len(begun)
 
 
 def draw_opener(random_source: random.Random, opener_rate: float) -> str:

@@ -74,8 +74,22 @@ def test_the_corrective_term_ignores_tokens_outside_the_corrective_part():
 
 def test_retention_is_zero_for_equal_models_and_positive_otherwise():
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(1))
-    assert retention_kl(logits, logits).item() == pytest.approx(0, abs=1e-6)
-    assert retention_kl(logits, logits.flip(-1)).item() > 0.1
+    assert [value.item() for value in retention_kl(logits, logits)] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert all(value.item() > 0.1 for value in retention_kl(logits, logits.flip(-1)))
+
+
+def test_retention_and_its_gradient_are_those_of_torchs_kl_divergences():
+    generator = torch.Generator().manual_seed(2)
+    logits, reference = (torch.randn(4, 11, generator=generator, dtype=torch.float32) for _ in range(2))
+    logits.requires_grad_()
+    policy_logps, reference_logps = logits.log_softmax(-1), reference.log_softmax(-1)
+    options = {"log_target": True, "reduction": "batchmean"}
+    forward_kl = torch.nn.functional.kl_div(policy_logps, reference_logps, **options)
+    reverse_kl = torch.nn.functional.kl_div(reference_logps, policy_logps, **options)
+    (expected,) = torch.autograd.grad((forward_kl + reverse_kl) / 2, logits)
+    loss, *directions = retention_kl(logits, reference)
+    assert [value.item() for value in directions] == pytest.approx([forward_kl.item(), reverse_kl.item()], rel=1e-5)
+    assert torch.allclose(torch.autograd.grad(3 * loss, logits)[0], 3 * expected, atol=1e-7)
 
 
 def test_shared_tokens_count_in_every_path_that_holds_them():
