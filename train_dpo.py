@@ -7,6 +7,7 @@ accelerate launch --config_file recipes/accelerate/zero3.yaml train_dpo.py --con
 """
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -14,34 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.preferences import RANKED_SCHEMA, check_ranked_group
-from course_correction.run_files import UsageError, library_versions, read_jsonl, text_digest, write_json
+from course_correction.run_files import UsageError, library_versions, write_json
 from course_correction.settings import announce, parse_settings, run_script
-from course_correction.sources import read_benign_rows
-
-CONFIGS = {"grouped": "ranked", "pairwise": "pairs"}
-PAIR_COLUMNS = ("prompt", "chosen", "rejected")
-
-
-@dataclass
-class TrainingData:
-    """Which rows are trained on."""
-
-    dataset_name: str = field(default="c2-syn", metadata={"help": "Hub id or folder of C²-Syn"})
-    dataset_split: str = field(default="train", metadata={"help": "its split"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
-    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only"})
-    drop_long_rows: bool = field(
-        default=False, metadata={"help": "drop rows longer than max_length, with a count, instead of refusing"}
-    )
-    retention_file: str | None = field(
-        default=None, metadata={"help": "JSONL of benign prompt and response; the seed set's without it"}
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.max_groups is not None and self.max_groups < 1:
-            raise UsageError(f"max_groups is {self.max_groups}, but must be at least 1.")
+from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows
 
 
 @dataclass
@@ -52,148 +28,48 @@ class ObjectiveSettings:
         default="grouped", metadata={"help": "15 losses from 6 responses, or stock TRL on pairs"}
     )
     correction_nll_weight: float = field(default=0.0, metadata={"help": "NLL of the corrective parts (grouped only)"})
+    safe_nll_weight: float = field(
+        default=0.0, metadata={"help": "NLL of the safe responses (grouped only); teaches to refuse, also too much"}
+    )
     correction_nll_tokens: int | None = field(
         default=None, metadata={"help": "NLL on this many tokens of a corrective part at most; all without it"}
     )
     transition_weight: float = field(
         default=0.0, metadata={"help": "NLL of turning back, at each word of the harmful response (grouped only)"}
     )
+    transition_target: float = field(default=0.5, metadata={"help": "probability of turning back that is enough"})
+    transition_rows: int = field(
+        default=0, metadata={"help": "further groups a step and process whose harmful responses only turn back"}
+    )
+    transition_tokens: int | None = field(default=None, metadata={"help": "of those responses, the first n tokens only"})
     retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
     retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
+    retention_tokens: int | None = field(default=None, metadata={"help": "of a benign answer, the first n tokens only"})
     pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, and terms that stock TRL does not have."""
-        for name in ("correction_nll_weight", "transition_weight", "retention_weight"):
+        for name in ("correction_nll_weight", "safe_nll_weight", "transition_weight", "retention_weight"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
             if getattr(self, name) and self.objective == "pairwise":
                 raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
+        if not 0 < self.transition_target <= 1:
+            raise UsageError(f"transition_target is {self.transition_target}, but is a probability in (0, 1].")
+        if self.transition_rows < 0:
+            raise UsageError(f"transition_rows is {self.transition_rows}, but must be at least 0.")
+        for name in ("correction_nll_tokens", "transition_tokens", "retention_tokens"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1, or null for all.")
         if self.retention_weight and self.retention_rows < 1:
             raise UsageError(f"retention_rows is {self.retention_rows}, but must be at least 1.")
-
-
-def load_rows(data: TrainingData, objective: str) -> Any:
-    """Load and check the `pairs` or `ranked` rows.
-
-    Raises:
-        UsageError: If they cannot be loaded, a column is missing, or a row is not fit to train on.
-    """
-    from datasets import load_dataset
-
-    config = CONFIGS[objective]
-    try:
-        rows = load_dataset(
-            data.dataset_name,
-            config,
-            split=data.dataset_split,
-            revision=data.dataset_revision,
-            cache_dir=content_cache(Path(data.dataset_name)),
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"The config {config} of {data.dataset_name} cannot be loaded: {reason}") from None
-    wanted = PAIR_COLUMNS if objective == "pairwise" else RANKED_SCHEMA.names
-    missing = [column for column in wanted if column not in rows.column_names]
-    if missing:
-        raise UsageError(
-            f"{data.dataset_name} lacks the columns {', '.join(missing)}; it has {', '.join(rows.column_names)}."
-        )
-    if data.max_groups is not None and "request_id" in rows.column_names:
-        kept = set(list(dict.fromkeys(rows["request_id"]))[: data.max_groups])
-        rows = rows.filter(lambda name: name in kept, input_columns="request_id")
-    rows = rows.select_columns(list(wanted))
-    for number, row in enumerate(rows, 1):
-        where = f"{data.dataset_name}: row {number}"
-        if objective == "grouped":
-            check_ranked_group(row, where)
-        elif not all(
-            isinstance(turn.get("content"), str) and turn["content"].strip()
-            for column in PAIR_COLUMNS
-            for turn in (row[column] or [{}])
-        ):
-            raise UsageError(f"{where} has a null or empty text. Remove that row.")
-    if len(rows) == 0:
-        raise UsageError(f"{data.dataset_name} holds no row to train on.")
-    return rows
-
-
-def content_cache(folder: Path) -> str | None:
-    """Return a cache folder of its own for what a local dataset folder holds now; None for the Hub.
-
-    `datasets` keys its cache by a folder's name, not its content, and would serve another folder of the same name.
-    """
-    if not folder.is_dir():
-        return None
-    import datasets
-
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    state = (f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / "by-content" / text_digest(*state))
-
-
-def read_retention_rows(path: str | None) -> list[dict[str, Any]]:
-    """Return the benign rows (`prompt`, `response`) that the retention term keeps the model close on.
-
-    Raises:
-        UsageError: If the file holds none, or a row lacks a text.
-    """
-    if path is None:
-        return read_benign_rows("train")
-    if not Path(path).is_file():
-        raise UsageError(f"There is no retention_file {path}.")
-    rows = list(read_jsonl(Path(path)))
-    for number, row in enumerate(rows, 1):
-        if not all(isinstance(row.get(name), str) and row[name].strip() for name in ("prompt", "response")):
-            raise UsageError(f"{path}: row {number} needs a `prompt` and a `response`, neither empty.")
-    if not rows:
-        raise UsageError(f"{path} holds no benign row. Name another retention_file, or set retention_weight to 0.")
-    return rows
-
-
-def conversations(row: dict[str, Any]) -> list[list[dict[str, str]]]:
-    """Return every conversation that training on a `pairs` or `ranked` row renders."""
-    if "chosen" in row:
-        return [row["prompt"] + row[side] for side in ("chosen", "rejected")]
-    turn = {"role": "user", "content": row["request"]}
-    return [[turn, {"role": "assistant", "content": response}] for response in row["responses"]]
-
-
-def check_lengths(rows: Any, tokenizer: Any, max_length: int | None, drop_long_rows: bool) -> tuple[Any, int]:
-    """Refuse or drop rows longer than `max_length` tokens: cutting them would cut off the corrections at their ends.
-
-    Returns:
-        The rows that are left, and how many were dropped.
-
-    Raises:
-        UsageError: If a row is too long and is not to be dropped.
-    """
-    if max_length is None:
-        return rows, 0
-
-    def longest(row: dict[str, Any]) -> int:
-        return max(
-            len(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)) for turns in conversations(row)
-        )
-
-    lengths = [longest(row) for row in rows]
-    fitting = [index for index, length in enumerate(lengths) if length <= max_length]
-    num_long = len(lengths) - len(fitting)
-    if num_long and not drop_long_rows:
-        raise UsageError(
-            f"{num_long} of {len(lengths)} rows are longer than max_length {max_length} (the longest has {max(lengths)} "
-            "tokens), and cutting them would cut off the corrections. Raise --max_length or set --drop_long_rows true."
-        )
-    if not fitting:
-        raise UsageError(f"Every row is longer than max_length {max_length}.")
-    return rows.select(fitting), num_long
 
 
 def build_trainer(
     data: TrainingData, objective: ObjectiveSettings, training: Any, model_arguments: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Return the trainer, ready to train, and facts for train_metrics.json."""
-    from trl import DPOTrainer, get_peft_config, get_quantization_config
+    from trl import get_peft_config, get_quantization_config
 
     from course_correction.loading import (
         explain_loading_error,
@@ -202,6 +78,7 @@ def build_trainer(
         pinned_revision,
         resolve_model_name,
     )
+    from course_correction.training_loop import PairwiseDPOTrainer
 
     keep_freed_memory()
     name = model_arguments.model_name_or_path
@@ -219,7 +96,7 @@ def build_trainer(
         "trust_remote_code": training.trust_remote_code,
     }
     options: dict[str, Any] = {}
-    trainer_class = DPOTrainer
+    trainer_class = PairwiseDPOTrainer
     if objective.objective == "grouped":
         from course_correction.grouped_trainer import GroupedDPOTrainer
 
@@ -257,9 +134,12 @@ def train(data: TrainingData, objective: ObjectiveSettings, training: Any, model
     Returns:
         The output folder.
     """
+    import torch
     from transformers.trainer_utils import get_last_checkpoint
 
     from course_correction.cards import write_model_card
+    from course_correction.report import plot_training
+    from course_correction.training_loop import memory_advice
 
     folder = Path(training.output_dir)
     if (folder / "train_metrics.json").exists():
@@ -273,7 +153,15 @@ def train(data: TrainingData, objective: ObjectiveSettings, training: Any, model
     unit = "groups" if objective.objective == "grouped" else "pairs"
     announce(f"Training {facts['trainable_parameters']:,} parameters on {facts['rows']:,} {unit}")
     start = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a plain RuntimeError.
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        names = "per_device_train_batch_size", "max_length", "retention_rows", "transition_rows"
+        values = {name: getattr(training, name, getattr(objective, name, None)) for name in names}
+        raise UsageError(memory_advice(values)) from None
     trainer.save_model()
     if trainer.accelerator.is_main_process:
         trainer.processing_class.save_pretrained(folder)
@@ -286,6 +174,7 @@ def train(data: TrainingData, objective: ObjectiveSettings, training: Any, model
         base_model, licence = base_model_id(facts["model"])
         name_base_model(folder, base_model)
         write_model_card(folder, base_model, licence, data.dataset_name, metrics)
+        plot_training(trainer.state.log_history, folder / "training.png")
         write_json(folder / "train_metrics.json", metrics)
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=data.dataset_name)

@@ -56,6 +56,14 @@ class Continuation:
     ended: bool
 
 
+def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int]:
+    """Return the ids of a benign prompt with its answer, and where the answer begins."""
+    turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
+    prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
+    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    return list(whole), len(prompt)
+
+
 def render_prompt(tokenizer: Any, request: str) -> list[int]:
     """Return the ids of the chat prompt up to where the assistant's answer begins (contract 5).
 

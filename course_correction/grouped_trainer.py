@@ -4,6 +4,7 @@ Built on TRL's DPOTrainer, whose methods overridden here are private: pyproject 
 compares loss and gradients with stock TRL on the 15 pairs.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,20 +12,25 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from course_correction.generation import tokenize_benign
 from course_correction.objective import (
     PackedGroup,
+    accuracy_by_distance,
     ancestor_mask,
-    mean_corrective_nll,
+    mean_path_nll,
     pack_group,
     pair_losses,
     retention_kl,
     selected_logps,
     sum_paths,
+    transition_loss,
 )
+from course_correction.preferences import PAIR_RANKS
 from course_correction.prefixes import ends_clause
 from course_correction.run_files import UsageError
+from course_correction.training_loop import WatchedTraining
 
-NO_TRANSITION, AFTER_CLAUSE, INSIDE_CLAUSE = range(3)
+NO_TRANSITION, AFTER_CLAUSE, INSIDE_CLAUSE, RETAINED = range(4)
 
 
 def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
@@ -94,49 +100,68 @@ def find_transitions(tokenizer: Any, ids: list[int], response: str, opener: str)
     return places
 
 
-def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int]:
-    """Return the ids of a benign prompt with its answer, and where the answer begins."""
-    turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
-    prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
-    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    return list(whole), len(prompt)
+class Draws:
+    """Draws indices below `size` in a seeded order, all of them before any again."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        """Start at the beginning of the first order."""
+        self.size, self.random_source = size, torch.Generator().manual_seed(seed)
+        self.queue: list[int] = []
+
+    def take(self, count: int) -> list[int]:
+        """Return the next `count` indices."""
+        while len(self.queue) < count:
+            self.queue += torch.randperm(self.size, generator=self.random_source).tolist()
+        drawn, self.queue = self.queue[:count], self.queue[count:]
+        return drawn
+
+    def skip(self, count: int) -> None:
+        """Draw `count` indices unused."""
+        for _ in range(count):
+            self.take(1)
 
 
 class GroupCollator:
-    """Packs groups into trees, and adds the next benign rows."""
+    """Packs groups into trees and adds side rows: benign ones to stay close on, harmful ones to turn back in."""
 
     def __init__(
-        self,
-        pad_token_id: int,
-        benign: list[tuple[list[int], int]],
-        retention_rows: int,
-        correction_tokens: int | None,
-        seed: int,
+        self, pad_token_id: int, benign: list[tuple[list[int], int]], groups: Any, objective: Any, seed: int
     ) -> None:
-        """Take tokenized benign rows; they are drawn from in a seeded order, all before any again."""
-        self.pad_token_id, self.benign, self.retention_rows = pad_token_id, benign, retention_rows
-        self.correction_tokens = correction_tokens
-        self.random_source = torch.Generator().manual_seed(seed)
-        self.queue: list[int] = []
+        """Take tokenized benign rows and the tokenized groups that further harmful responses are drawn from."""
+        self.pad_token_id, self.benign, self.groups, self.objective = pad_token_id, benign, groups, objective
+        self.benign_draws, self.group_draws = Draws(len(benign), seed), Draws(len(groups), seed + 1)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the packed batch."""
+        settings = self.objective
         groups = [pack_group(row["prompt_ids"], row["completion_ids"], row["correction_tokens"]) for row in rows]
         batch = self._pad_trees(groups)
         batch["paths"] = [group.paths for group in groups]
         batch["transitions"] = torch.zeros_like(batch["input_ids"])
         for row, (group, features) in enumerate(zip(groups, rows, strict=True)):
             batch["transitions"][row, group.paths[-1]] = torch.tensor(features["transitions"])
-        batch["correction_paths"] = [[path[: self.correction_tokens] for path in group.correction_paths] for group in groups]
-        if self.benign and self.retention_rows:
-            batch |= self._pad_benign([self.benign[index] for index in self._draw(self.retention_rows)])
-        return batch
+        batch["correction_paths"] = [
+            [path[: settings.correction_nll_tokens] for path in group.correction_paths] for group in groups
+        ]
+        side: list[tuple[list[int], list[int]]] = []
+        if self.benign:
+            for ids, start in (self.benign[index] for index in self.benign_draws.take(settings.retention_rows)):
+                end = len(ids) if settings.retention_tokens is None else start + settings.retention_tokens
+                side.append((ids[:end], [0] * start + [RETAINED] * (len(ids[:end]) - start)))
+        batch["num_benign"] = len(side)
+        if settings.transition_weight and settings.transition_rows:
+            for group in (self.groups[index] for index in self.group_draws.take(settings.transition_rows)):
+                ids, kinds = group["completion_ids"][-1], group["transitions"]
+                end = len(ids) if settings.transition_tokens is None else settings.transition_tokens
+                side.append((group["prompt_ids"] + ids[:end], [0] * len(group["prompt_ids"]) + kinds[:end]))
+        return batch | (self._pad_side(side) if side else {})
 
-    def _draw(self, count: int) -> list[int]:
-        while len(self.queue) < count:
-            self.queue += torch.randperm(len(self.benign), generator=self.random_source).tolist()
-        drawn, self.queue = self.queue[:count], self.queue[count:]
-        return drawn
+    def skip(self, num_batches: int) -> None:
+        """Draw what `num_batches` batches would have drawn."""
+        if self.benign:
+            self.benign_draws.skip(num_batches * self.objective.retention_rows)
+        if self.objective.transition_weight and self.objective.transition_rows:
+            self.group_draws.skip(num_batches * self.objective.transition_rows)
 
     def _pad_trees(self, groups: list[PackedGroup]) -> dict[str, Any]:
         size = max(len(group.token_ids) for group in groups)
@@ -150,20 +175,21 @@ class GroupCollator:
         mask = torch.stack([ancestor_mask(group.parents, size) for group in groups])[:, None]
         return {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "parents": parents}
 
-    def _pad_benign(self, rows: list[tuple[list[int], int]]) -> dict[str, Any]:
+    def _pad_side(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
         size = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), size), self.pad_token_id)
-        mask, answer = torch.zeros(len(rows), size, dtype=torch.long), torch.zeros(len(rows), size, dtype=torch.bool)
-        for row, (tokens, start) in enumerate(rows):
+        kinds = torch.zeros(len(rows), size, dtype=torch.long)
+        for row, (tokens, row_kinds) in enumerate(rows):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-            # The logits before an answer's token say it.
-            answer[row, start - 1 : len(tokens) - 1] = True
-        return {"benign_ids": ids, "benign_mask": mask, "benign_answer": answer}
+            # What is said of a token is said by the logits before it.
+            kinds[row, : len(tokens) - 1] = torch.tensor(row_kinds[1:])
+        return {"side_ids": ids, "side_kinds": kinds}
 
 
-class GroupedDPOTrainer(DPOTrainer):
+class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
     """TRL's trainer on `ranked` rows: the paper's objective, with the two terms of train_dpo.py's `ObjectiveSettings`."""
+
+    pairs_a_row = len(PAIR_RANKS)
 
     def __init__(self, *args: Any, objective: Any, benign_rows: list[dict[str, Any]], **kwargs: Any) -> None:
         """Prepare the retention rows.
@@ -176,10 +202,8 @@ class GroupedDPOTrainer(DPOTrainer):
         if objective.retention_weight and not benign_rows:
             raise UsageError("retention_weight is set, but there is no benign row. Name some, or set it to 0.")
         benign = [tokenize_benign(tokenizer, row) for row in benign_rows] if objective.retention_weight else []
-        kwargs["data_collator"] = GroupCollator(
-            tokenizer.pad_token_id, benign, objective.retention_rows, objective.correction_nll_tokens, training.seed
-        )
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs, data_collator=lambda rows: rows)
+        self.data_collator = GroupCollator(tokenizer.pad_token_id, benign, self.train_dataset, objective, training.seed)
         found = [pair for pairs in self.train_dataset["transition_tokens"] for pair in pairs]
         self.transition_tokens = {
             place: torch.tensor(sorted({token for kind, token in found if kind == place}))
@@ -223,35 +247,40 @@ class GroupedDPOTrainer(DPOTrainer):
         ).logits
         # [groups, kept, vocabulary], as one list of positions.
         columns = columns + rows * len(kept)
-        kinds = inputs["transitions"][rows, places]
-        turns = [(columns[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
-        if not self.objective.transition_weight:
-            turns = []
+        turns = self._sets(inputs["transitions"][rows, places], columns) if self.objective.transition_weight else []
         logps, *turning = selected_logps(logits.flatten(0, 1), columns, inputs["input_ids"][rows, places], turns)
         logps = torch.zeros(completion.shape, device=logps.device).index_put((rows, places), logps)
         return logps, torch.cat(turning) if turning else None
 
-    def _benign_logits(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        answer = inputs["benign_answer"]
-        # The LM head runs only where some row's answer stands.
-        kept = answer.any(0).nonzero()[:, 0]
+    def _side_logits(self, model: Any, inputs: dict[str, Any], num_rows: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Return logits [n, vocabulary] where a side row has a kind, and those kinds [n]."""
+        kinds = inputs["side_kinds"][:num_rows]
+        # The LM head runs only where some row's response stands.
+        kept = kinds.any(0).nonzero()[:, 0]
         logits = model(
-            input_ids=inputs["benign_ids"], attention_mask=inputs["benign_mask"], use_cache=False, logits_to_keep=kept
+            # Padded on the right, rows need no mask beside the causal one.
+            input_ids=inputs["side_ids"][:num_rows],
+            use_cache=False,
+            logits_to_keep=kept,
         ).logits
-        return logits[answer[:, kept]]
+        chosen = kinds[:, kept] > 0
+        return logits[chosen], kinds[:, kept][chosen]
+
+    def _sets(self, kinds: torch.Tensor, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(rows[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         settings, mode = self.objective, "train" if self.model.training else "eval"
-        has_benign = "benign_ids" in inputs
+        num_benign = inputs["num_benign"]
         reference_model = model if self.ref_model is None else self.ref_model
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            if self.ref_model is None:
-                with use_adapter(self.accelerator.unwrap_model(model), adapter_name=None):
-                    reference, _ = self._token_logps(model, inputs)
-                    reference_logits = self._benign_logits(model, inputs) if has_benign else None
-            else:
-                reference, _ = self._token_logps(reference_model, inputs)
-                reference_logits = self._benign_logits(reference_model, inputs) if has_benign else None
+        adapter_off = nullcontext()
+        if self.ref_model is None:
+            adapter_off = use_adapter(self.accelerator.unwrap_model(model), adapter_name=None)
+        no_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), no_checkpoints, adapter_off:
+            reference, _ = self._token_logps(reference_model, inputs)
+            if num_benign:
+                reference_logits, _ = self._side_logits(reference_model, inputs, num_benign)
         logps, turning = self._token_logps(model, inputs)
         log_ratios = sum_paths(logps - reference, inputs["paths"])
         loss, margins = pair_losses(log_ratios, self.beta, settings.pair_distance_power)
@@ -260,16 +289,32 @@ class GroupedDPOTrainer(DPOTrainer):
             "rewards/margins": margins.mean(),
             "rewards/accuracies": (margins > 0).float().mean(),
         }
-        if settings.correction_nll_weight:
-            metrics["loss/correction_nll"] = mean_corrective_nll(logps, inputs["correction_paths"])
-            loss = loss + settings.correction_nll_weight * metrics["loss/correction_nll"]
-        if turning is not None and len(turning):
-            metrics["loss/transition_nll"] = -turning.mean()
-            loss = loss + settings.transition_weight * metrics["loss/transition_nll"]
-        if has_benign:
-            retention, *directions = retention_kl(self._benign_logits(model, inputs), reference_logits)
-            metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
-            loss = loss + settings.retention_weight * retention
+        for distance, accuracy in accuracy_by_distance(margins).items():
+            metrics[f"rewards/accuracy_distance_{distance}"] = accuracy
+        corrections = inputs["correction_paths"]
+        for name, weight, paths in (
+            ("correction_nll", settings.correction_nll_weight, [responses[1:] for responses in corrections]),
+            ("safe_nll", settings.safe_nll_weight, [responses[:1] for responses in corrections]),
+        ):
+            if weight:
+                metrics[f"loss/{name}"] = mean_path_nll(logps, paths)
+                loss = loss + weight * metrics[f"loss/{name}"]
+        if "side_ids" in inputs:
+            logits, kinds = self._side_logits(model, inputs)
+            # Benign rows come first.
+            num_retained = int((kinds == RETAINED).sum())
+            if num_benign:
+                retention, *directions = retention_kl(logits[:num_retained], reference_logits)
+                metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
+                loss = loss + settings.retention_weight * retention
+            if len(kinds) > num_retained:
+                none = kinds.new_zeros(0)
+                rows = torch.arange(len(kinds) - num_retained, device=kinds.device)
+                _, *found = selected_logps(logits[num_retained:], none, none, self._sets(kinds[num_retained:], rows))
+                turning = torch.cat([turning, *found])
+        if turning is not None:
+            metrics["loss/transition"] = transition_loss(turning, settings.transition_target)
+            loss = loss + settings.transition_weight * metrics["loss/transition"]
         for name, value in metrics.items():
             self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
         return (loss, None) if return_outputs else loss

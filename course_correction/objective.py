@@ -5,6 +5,7 @@ distinct beginning once: a tree, in which a token attends to its ancestors alone
 six responses run one by one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,16 @@ def pair_losses(log_ratios: torch.Tensor, beta: float, distance_power: float = 0
     return (-functional.logsigmoid(margins) * weights).mean(), margins
 
 
+def accuracy_by_distance(margins: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Return, for each rank distance from 1 to 5, the share of pairs whose margin is positive.
+
+    Args:
+        margins: [groups, 15], in the order of `PAIR_RANKS`.
+    """
+    distances = torch.tensor([rejected - chosen for chosen, rejected in PAIR_RANKS], device=margins.device)
+    return {int(value): (margins[:, distances == value] > 0).float().mean() for value in distances.unique()}
+
+
 def sum_paths(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
     """Sum token log-probabilities along each response's path.
 
@@ -112,10 +123,13 @@ def sum_paths(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[int]]
     return (weights * token_logps[:, None]).sum(-1)
 
 
-def mean_corrective_nll(token_logps: torch.Tensor, correction_paths: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
-    """Mean negative log-likelihood a token of the corrective parts; harmful beginnings carry none. A scalar."""
-    totals = sum_paths(token_logps, correction_paths)
-    counts = torch.tensor([[len(path) for path in responses] for responses in correction_paths]).to(totals)
+def mean_path_nll(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
+    """Mean negative log-likelihood a token of the parts of responses that `paths` names, each part weighing alike.
+
+    Harmful beginnings are in no path, and so are never imitated. A scalar; empty parts are left out.
+    """
+    totals = sum_paths(token_logps, paths)
+    counts = torch.tensor([[len(path) for path in responses] for responses in paths]).to(totals)
     kept = counts > 0
     return -(totals[kept] / counts[kept]).mean()
 
@@ -177,6 +191,16 @@ def selected_logps(
     return _SelectedLogProbs.apply(logits, rows, tokens, *(tensor for pair in sets for tensor in pair))
 
 
+def kl_by_token(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
+    """Return KL(reference || policy) and KL(policy || reference) of each token, [2, tokens], in nats."""
+    found = []
+    for policy, reference in zip(logits.split(_CHUNK), reference_logits.split(_CHUNK), strict=True):
+        policy, reference = policy.float().log_softmax(-1), reference.float().log_softmax(-1)
+        difference = policy - reference
+        found.append(torch.stack([-(reference.exp() * difference).sum(-1), (policy.exp() * difference).sum(-1)]))
+    return torch.cat(found, 1)
+
+
 class _SymmetricKL(torch.autograd.Function):
     """Both KL divergences at once, with the gradient of their mean: autograd would take three times the passes."""
 
@@ -219,3 +243,16 @@ def retention_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> tuple[
         The mean of both, differentiable in `logits`; KL(reference || policy); KL(policy || reference).
     """
     return _SymmetricKL.apply(logits, reference_logits)
+
+
+def transition_loss(turning_logps: torch.Tensor, target: float) -> torch.Tensor:
+    """Mean shortfall of log P(turning back here) below log `target`; nothing where it is reached. A scalar.
+
+    Turning back with probability p at every word leaves (1 - p)^n after n words uncorrected: certainty at each word is not
+    needed, and asking for it drives the model further from its reference than the turn is worth.
+
+    Args:
+        turning_logps: [places], log-probability that a correction begins there.
+        target: The probability that is enough.
+    """
+    return (math.log(target) - turning_logps).clamp(min=0).mean()

@@ -37,6 +37,9 @@ def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | 
     if any(metrics.get("over_refusal") for metrics in runs.values()):
         row = ["over-refusal, benign prompts", *(percent(metrics.get("over_refusal")) for metrics in runs.values())]
         rows.append(row + ([""] if difference else []))
+    if any(metrics.get("benign_kl") for metrics in runs.values()):
+        cells = [f"{metrics['benign_kl']['kl']:.3f} nats" if metrics.get("benign_kl") else "" for metrics in runs.values()]
+        rows.append(["KL to the base, benign answers", *cells] + ([""] if difference else []))
     rows.append(
         ["unscored paths", *(f"{100 * _worst(metrics, 'unscored_rate'):.1f} at most" for metrics in runs.values())]
         + ([""] if difference else [])
@@ -131,3 +134,57 @@ Judge: `{metrics["judge"]}`. Model: `{metrics["model"]}`. {metrics["seconds"]:.0
 """
     write_atomically(folder / "report.md", text)
     return folder / "report.md"
+
+
+def plot_training(log: list[dict[str, Any]], path: Path) -> None:
+    """Draw a training's loss, reward accuracy by rank distance, and margin over its steps, as PNG.
+
+    Args:
+        log: The trainer's `log_history`; entries without a loss are left out.
+        path: Where the PNG goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    entries = [entry for entry in log if "loss" in entry]
+    steps = [entry["step"] for entry in entries]
+
+    def draw(axes: Any, key: str, label: str, colour: Any) -> None:
+        # Averaged over a tenth of the training: one group a step is noisy.
+        values = [float(entry[key]) for entry in entries if key in entry]
+        width = max(1, len(values) // 10)
+        means = [
+            sum(values[max(0, end - width) : end]) / len(values[max(0, end - width) : end])
+            for end in range(1, 1 + len(values))
+        ]
+        if len(values) == len(steps):
+            axes.plot(steps, means, label=label, color=colour)
+
+    figure, (losses, accuracies, margins) = pyplot.subplots(1, 3, figsize=(13, 3.6), dpi=120)
+    parts = sorted({key for entry in entries for key in entry if key.startswith("loss/")})
+    for index, key in enumerate(["loss", *parts]):
+        draw(losses, key, key.removeprefix("loss/").replace("_", " "), f"C{index}")
+    distances = sorted({key for entry in entries for key in entry if key.startswith("rewards/accuracy_distance_")})
+    shades = pyplot.get_cmap("viridis")
+    for index, key in enumerate(distances or ["rewards/accuracies"]):
+        label = f"distance {key[-1]}" if distances else "all pairs"
+        draw(accuracies, key, label, shades(index / max(1, len(distances))))
+    draw(margins, "rewards/margins", "margin", "C0")
+    for axes, title in (
+        (losses, "loss"),
+        (accuracies, "reward accuracy by rank distance"),
+        (margins, "reward margin, nats × β"),
+    ):
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    accuracies.set_ylim(0, 1.02)
+    losses.set_ylim(bottom=0)
+    for axes in (losses, accuracies):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

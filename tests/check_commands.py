@@ -52,7 +52,8 @@ def parse_script(script: str, arguments: list[str]) -> None:
     if script == "train_dpo.py":
         from trl import DPOConfig, ModelConfig
 
-        from train_dpo import ObjectiveSettings, TrainingData
+        from course_correction.training_data import TrainingData
+        from train_dpo import ObjectiveSettings
 
         parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])
     else:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from course_correction.objective import (
     ancestor_mask,
-    mean_corrective_nll,
+    mean_path_nll,
     pack_group,
     pair_losses,
     retention_kl,
+    selected_logps,
     sum_paths,
+    transition_loss,
 )
 from course_correction.preferences import PAIR_RANKS, pairs_table, ranked_table
 from course_correction.run_files import UsageError
@@ -66,7 +68,7 @@ def test_pair_weights_by_distance_favour_far_pairs_and_keep_their_mean():
 
 def test_the_corrective_term_ignores_tokens_outside_the_corrective_part():
     logps = torch.tensor([[0.0, -1.0, -2.0, -30.0]], requires_grad=True)
-    loss = mean_corrective_nll(logps, [[[1, 2], []]])
+    loss = mean_path_nll(logps, [[[1, 2], []]])
     loss.backward()
     assert loss.item() == pytest.approx(1.5)
     assert logps.grad.tolist() == [[0.0, -0.5, -0.5, 0.0]]
@@ -177,17 +179,79 @@ def test_grouped_loss_and_gradients_equal_stock_dpo_on_the_fifteen_pairs(peft, t
     assert math.sqrt(difference / total) < 1e-4
 
 
-def test_the_two_terms_are_added_and_logged(tiny_model_folder, tiny_tokenizer, tmp_path):
-    _, grouped = _trainers(
-        tiny_model_folder, tmp_path, tiny_tokenizer, True, correction_nll_weight=0.5, retention_weight=2.0
-    )
+def test_every_term_is_added_and_logged(tiny_model_folder, tiny_tokenizer, tmp_path):
+    weights = {"correction_nll_weight": 0.5, "safe_nll_weight": 0.25, "transition_weight": 0.75, "retention_weight": 2.0}
+    _, grouped = _trainers(tiny_model_folder, tmp_path, tiny_tokenizer, True, transition_rows=1, **weights)
     batch = next(iter(grouped.get_train_dataloader()))
     loss = grouped._compute_loss(grouped.model, batch, False).item()
     parts = {name: values[-1] for name, values in grouped._metrics["train"].items()}
-    assert loss == pytest.approx(
-        parts["loss/dpo"] + 0.5 * parts["loss/correction_nll"] + 2 * parts["loss/retention_kl"], rel=1e-5
-    )
-    assert parts["loss/retention_kl"] > 0
+    retention = (parts["loss/retention_kl"] + parts["loss/retention_reverse_kl"]) / 2
+    expected = parts["loss/dpo"] + 0.5 * parts["loss/correction_nll"] + 0.25 * parts["loss/safe_nll"]
+    assert loss == pytest.approx(expected + 0.75 * parts["loss/transition"] + 2 * retention, rel=1e-5)
+    assert min(retention, parts["loss/transition"], parts["loss/safe_nll"]) > 0
+    distances = [parts[f"rewards/accuracy_distance_{distance}"] for distance in range(1, 6)]
+    counts = [5, 4, 3, 2, 1]
+    mean = sum(count * accuracy for count, accuracy in zip(counts, distances, strict=True)) / 15
+    assert mean == pytest.approx(parts["rewards/accuracies"])
+
+
+@pytest.mark.parametrize("positions", [3, 150])
+def test_selected_log_probabilities_and_their_gradient_are_torchs(positions):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(positions, 13, generator=generator)
+    rows, tokens = (torch.randint(high, (9,), generator=generator) for high in (positions, 13))
+    set_rows, members = torch.tensor([0, 2, 2]), torch.tensor([1, 5, 7])
+    results = []
+    for function in ("own", "torch"):
+        given = logits.clone().requires_grad_()
+        if function == "own":
+            single, several = selected_logps(given, rows, tokens, [(set_rows, members)])
+        else:
+            logps = given.log_softmax(-1)
+            single, several = logps[rows, tokens], logps[set_rows][:, members].logsumexp(-1)
+        (single * torch.arange(1.0, 10)).sum().add((several**2).sum()).backward()
+        results.append((single.detach(), several.detach(), given.grad))
+    for own, expected in zip(*results, strict=True):
+        assert torch.allclose(own, expected, atol=1e-5)
+
+
+def test_turning_back_with_the_target_probability_costs_nothing():
+    logps = torch.tensor([0.9, 0.6, 0.25]).log().requires_grad_()
+    loss = transition_loss(logps, 0.5)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2) / 3)
+    assert logps.grad.tolist() == pytest.approx([0, 0, -1 / 3])
+
+
+def test_transitions_stand_at_word_ends_behind_the_opener_and_tell_clauses_apart(tiny_tokenizer):
+    from course_correction.grouped_trainer import AFTER_CLAUSE, INSIDE_CLAUSE, NO_TRANSITION, find_transitions
+
+    opener, harmful = "Sure, here you go.", "Take two, then hide the third one."
+    response = f"{opener} {harmful}"
+    ids = tiny_tokenizer(response, add_special_tokens=False)["input_ids"]
+    kinds = find_transitions(tiny_tokenizer, ids, response, opener)
+    for index, kind in enumerate(kinds):
+        before, after = tiny_tokenizer.decode(ids[:index]), tiny_tokenizer.decode(ids[: index + 1])
+        if len(before) <= len(opener):
+            assert kind == NO_TRANSITION
+        elif before.endswith((",", ".")):
+            assert kind == AFTER_CLAUSE
+        else:
+            assert kind == (INSIDE_CLAUSE if after[len(before)].isspace() else NO_TRANSITION)
+    assert {AFTER_CLAUSE, INSIDE_CLAUSE} <= set(kinds)
+
+
+@given(st.integers(1, 7), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_draws_use_every_row_before_any_again_and_can_be_skipped(size, counts, seed):
+    from course_correction.grouped_trainer import Draws
+
+    drawn = [index for draws in [Draws(size, seed)] for count in counts for index in draws.take(count)]
+    for start in range(0, len(drawn) - size + 1, size):
+        assert sorted(drawn[start : start + size]) == list(range(size))
+    resumed = Draws(size, seed)
+    resumed.skip(counts[0])
+    assert drawn[counts[0] :] == resumed.take(sum(counts[1:]))
 
 
 def test_corrective_tokens_spell_the_trigger_and_what_follows(tiny_tokenizer):
@@ -198,7 +262,9 @@ def test_corrective_tokens_spell_the_trigger_and_what_follows(tiny_tokenizer):
     for rank in range(1, 5):
         ids = row["completion_ids"][rank][row["correction_tokens"][rank] :]
         text = tiny_tokenizer.decode(ids, skip_special_tokens=True).strip()
-        assert text.replace(" ", "").startswith(group["triggers"][rank - 1].replace(" ", "")[:12])
+        start = group["responses"][rank][group["correction_starts"][rank] :]
+        assert start.removeprefix("... ").startswith(group["triggers"][rank - 1])
+        assert text.replace(" ", "").startswith(start.replace(" ", "")[:12])
     assert row["correction_tokens"][0] == 0
     assert row["correction_tokens"][5] == len(row["completion_ids"][5])
 
@@ -211,7 +277,7 @@ def test_terms_that_stock_training_lacks_are_refused():
 
 
 def test_an_empty_retention_set_is_refused(tmp_path):
-    from train_dpo import read_retention_rows
+    from course_correction.training_data import read_retention_rows
 
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(UsageError, match="no benign row"):

@@ -14,11 +14,14 @@ from course_correction.preferences import draft_corrections
 from course_correction.prefixes import (
     OPENERS,
     TRIGGERS,
+    count_marks,
     cut_initial_harmful_responses,
     draw_opener,
     draw_triggers,
+    ends_clause,
     find_cut_positions,
     join_texts,
+    join_trigger,
 )
 from course_correction.run_files import random_for
 from course_correction.sources import SourcePair
@@ -161,3 +164,35 @@ def test_the_initial_responses_of_a_request_are_nested_with_the_opener_in_front(
 def test_joining_leaves_out_empty_texts_and_keeps_the_inner_text(texts: list[str]) -> None:
     assert join_texts(*texts) == " ".join(text.strip() for text in texts if text.strip())
     assert join_texts("", " a  b ") == "a  b"
+
+
+@given(any_text | WORDS_AND_MARKS.map(lambda pairs: " ".join(word + mark for word, mark in pairs)), st.integers(0, 2**16))
+@settings(max_examples=150, deadline=None)
+def test_cuts_inside_sentences_are_proper_nested_and_end_words(text, seed):
+    assume(count_marks(text) >= 5 and len(find_cut_positions(text)) >= 4)
+    cuts = cut_initial_harmful_responses(text, 4, _random_source(seed), mid_sentence_rate=1.0)
+    assert all(text.startswith(cut) and cut != text for cut in cuts)
+    assert [len(cut) for cut in cuts] == sorted({len(cut) for cut in cuts})
+    assert all(text[len(cut)].isspace() for cut in cuts)
+
+
+def test_a_rate_of_cuts_falls_inside_sentences():
+    text = "First you wait for a quiet day, then you walk in slowly; " * 4 + "after that you leave."
+    cuts = [
+        cut
+        for seed in range(200)
+        for cut in cut_initial_harmful_responses(text, 4, random.Random(seed), mid_sentence_rate=0.5)
+    ]
+    assert 0.4 < sum(not ends_clause(cut) for cut in cuts) / len(cuts) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("initial", "text", "start"),
+    [
+        ("Take two,", "Take two, But I can't:", 10),
+        ("Take two", "Take two... But I can't:", 8),
+        ("", "But I can't:", 0),
+    ],
+)
+def test_a_trigger_breaks_off_what_ends_inside_a_sentence(initial, text, start):
+    assert join_trigger(initial, "But I can't:") == (text, start)

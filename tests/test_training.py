@@ -59,7 +59,8 @@ def parse(tiny_model_folder, dataset_folder, tmp_path):
         from trl import DPOConfig, ModelConfig
 
         from course_correction.settings import parse_settings
-        from train_dpo import ObjectiveSettings, TrainingData
+        from course_correction.training_data import TrainingData
+        from train_dpo import ObjectiveSettings
 
         values = {
             "model_name_or_path": tiny_model_folder, "dataset_name": dataset_folder, "output_dir": tmp_path / "out",
@@ -148,7 +149,8 @@ def trained(request, tmp_path_factory, tiny_model_folder, dataset_folder) -> Pat
     """A finished LoRA training, as the script makes it."""
     from trl import DPOConfig, ModelConfig
 
-    from train_dpo import ObjectiveSettings, TrainingData, train
+    from course_correction.training_data import TrainingData
+    from train_dpo import ObjectiveSettings, train
 
     folder = tmp_path_factory.mktemp("trained") / "out"
     training = DPOConfig(
@@ -337,7 +339,7 @@ def test_where_every_row_is_too_long_dropping_is_refused(objective, parse):
 
 
 def test_max_groups_keeps_all_rows_of_the_first_requests(parse, dataset_folder):
-    from train_dpo import TrainingData, load_rows
+    from course_correction.training_data import TrainingData, load_rows
 
     data = TrainingData(dataset_name=str(dataset_folder), max_groups=2)
     assert len(load_rows(data, "pairwise")) == 30
@@ -354,7 +356,7 @@ def test_max_groups_below_one_is_refused(value, parse):
 
 @pytest.mark.parametrize(("objective", "column"), [("pairwise", "rejected"), ("grouped", "responses")])
 def test_a_missing_column_is_refused_by_name(objective, column, dataset_folder, tmp_path):
-    from train_dpo import CONFIGS, TrainingData, load_rows
+    from course_correction.training_data import CONFIGS, TrainingData, load_rows
 
     config = CONFIGS[objective]
     rows = [{name: value for name, value in row.items() if name != column} for row in read_rows(dataset_folder, config)]
@@ -366,7 +368,7 @@ def test_a_missing_column_is_refused_by_name(objective, column, dataset_folder, 
 @pytest.mark.parametrize("content", ["", "  \n", None])
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 def test_an_empty_text_in_a_pair_is_refused_by_row_without_the_others(column, content, dataset_folder, tmp_path):
-    from train_dpo import TrainingData, load_rows
+    from course_correction.training_data import TrainingData, load_rows
 
     rows = read_rows(dataset_folder, "pairs")[:4]
     for name in ("prompt", "chosen", "rejected"):
@@ -380,7 +382,7 @@ def test_an_empty_text_in_a_pair_is_refused_by_row_without_the_others(column, co
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 @pytest.mark.parametrize("value", [None, []], ids=["null", "no turn"])
 def test_a_pair_without_a_turn_is_refused_by_row(column, value, dataset_folder, tmp_path):
-    from train_dpo import TrainingData, load_rows
+    from course_correction.training_data import TrainingData, load_rows
 
     rows = read_rows(dataset_folder, "pairs")[:4]
     rows[2][column] = value
@@ -390,7 +392,7 @@ def test_a_pair_without_a_turn_is_refused_by_row(column, value, dataset_folder, 
 
 
 def test_an_empty_response_in_a_group_is_refused_by_row_without_the_others(dataset_folder, tmp_path):
-    from train_dpo import TrainingData, load_rows
+    from course_correction.training_data import TrainingData, load_rows
 
     rows = read_rows(dataset_folder, "ranked")
     rows[1]["responses"] = ["MARKED", "MARKED 1", "", "MARKED 3", "MARKED 4", "MARKED 5"]
@@ -402,7 +404,7 @@ def test_an_empty_response_in_a_group_is_refused_by_row_without_the_others(datas
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_dataset_that_is_not_there_is_refused_on_one_line(objective, tmp_path):
-    from train_dpo import TrainingData, load_rows
+    from course_correction.training_data import TrainingData, load_rows
 
     with pytest.raises(UsageError, match="cannot be loaded") as error:
         load_rows(TrainingData(dataset_name=str(tmp_path / "none")), objective)
@@ -475,3 +477,120 @@ def test_qlora_trains_an_adapter_on_a_four_bit_model(objective, parse, tiny_toke
     assert not any(flag for name, flag in flags.items() if "lora_" not in name)
     trainer.save_model()
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+# --- Robustness -------------------------------------------------------------------------------------------------------
+
+TERMS = {"correction_nll_weight": 1.0, "transition_weight": 0.5, "transition_rows": 2, "retention_weight": 1.0}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_resumed_training_has_the_losses_and_weights_of_an_uninterrupted_one(objective, parse, tmp_path):
+    from train_dpo import build_trainer
+
+    options = {"objective": objective, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lora_dropout": 0.1}
+    options |= TERMS if objective == "grouped" else {}
+    results = []
+    for folder, checkpoint in (("whole", None), ("resumed", tmp_path / "whole" / "checkpoint-3")):
+        trainer, _ = build_trainer(*parse(output_dir=tmp_path / folder, per_device_train_batch_size=1, **options))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        results.append((trainer.state.log_history, snapshot(trainer.model)))
+    (whole_log, whole), (resumed_log, resumed) = results
+    losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (whole_log, resumed_log)]
+    assert len(losses[0]) == len(losses[1]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert all(resumed[name].allclose(whole[name], rtol=1e-4, atol=1e-6) for name in whole)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(objective, parse, tmp_path, monkeypatch):
+    import torch
+
+    from train_dpo import train
+
+    settings = parse(objective=objective, max_steps=4, save_strategy="steps", save_steps=1)
+    from trl import DPOTrainer
+
+    from course_correction.grouped_trainer import GroupedDPOTrainer
+
+    trainer_class = GroupedDPOTrainer if objective == "grouped" else DPOTrainer
+    compute = trainer_class._compute_loss
+
+    def broken(self, *arguments, **options):
+        loss = compute(self, *arguments, **options)
+        return loss * (float("nan") if self.state.global_step == 2 else 1.0)
+
+    monkeypatch.setattr(trainer_class, "_compute_loss", broken)
+    with pytest.raises(UsageError, match="The loss of step 3 is nan") as failure:
+        train(*settings)
+    assert "\n" not in str(failure.value)
+    assert sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    from safetensors.torch import load_file
+
+    weights = load_file(tmp_path / "out" / "checkpoint-2" / "adapter_model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert not (tmp_path / "out" / "train_metrics.json").exists()
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"])
+def test_running_out_of_memory_names_the_settings_to_lower(message, parse, monkeypatch):
+    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from train_dpo import train
+
+    def fail(*_, **__):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(GroupedDPOTrainer, "_compute_loss", fail)
+    with pytest.raises(UsageError, match=r"Out of memory with per_device_train_batch_size 2.*retention_rows") as failure:
+        train(*parse(objective="grouped"))
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_training_on_a_request_of_the_evaluation_is_refused(objective, parse, dataset_folder, tmp_path):
+    from train_dpo import build_trainer
+
+    row = read_rows(dataset_folder, "ranked")[0]
+    item = {"request_id": "x", "request": row["request"].upper(), "full_harmful_response": "text", "source": "mine"}
+    (tmp_path / "items.jsonl").write_text(json.dumps(item))
+    with pytest.raises(UsageError, match="holds 1 requests of the C²-Eval items"):
+        build_trainer(*parse(objective=objective, held_out=tmp_path / "items.jsonl"))
+
+
+def test_curves_are_drawn_and_speed_is_logged(trained):
+    log = json.loads((trained / "train_metrics.json").read_text())["log"]
+    assert (trained / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert all(entry["pairs_per_second"] > 0 for entry in log if "loss" in entry)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradients_of_one(tiny_model_folder, dataset_folder, tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    from safetensors.torch import load_file
+
+    weights = []
+    for processes in (1, 2):
+        folder = tmp_path / f"of{processes}"
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+                str(ROOT / "train_dpo.py"),
+                "--model_name_or_path", str(tiny_model_folder), "--dataset_name", str(dataset_folder),
+                "--per_device_train_batch_size", str(2 // processes), "--max_steps", "2", "--use_cpu", "true",
+                "--bf16", "false", "--dtype", "float32", "--use_peft", "true", "--lora_target_modules", "all-linear",
+                "--lora_dropout", "0", "--correction_nll_weight", "1", "--max_length", "2048", "--report_to", "none",
+                "--save_strategy", "no", "--optim", "sgd", "--learning_rate", "0.5", "--lr_scheduler_type", "constant",
+                "--max_grad_norm", "0", "--output_dir", str(folder),
+            ],
+            env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append(load_file(folder / "adapter_model.safetensors"))
+    # SGD moves the weights by their gradients: B matrices start at zero, so after two steps both kinds have moved.
+    one, two = weights
+    assert max(tensor.abs().max() for name, tensor in one.items() if "lora_B" in name) > 1e-4
+    assert all(two[name].allclose(one[name], rtol=1e-3, atol=1e-6) for name in one)

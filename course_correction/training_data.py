@@ -1,0 +1,171 @@
+"""The rows that training reads: loading, checking, dropping what is too long. Knows nothing of models."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from course_correction.preferences import RANKED_SCHEMA, check_ranked_group
+from course_correction.run_files import UsageError, read_jsonl, text_digest
+from course_correction.sources import SEED, normalise_request, read_benign_rows, read_eval_items
+
+CONFIGS = {"grouped": "ranked", "pairwise": "pairs"}
+PAIR_COLUMNS = ("prompt", "chosen", "rejected")
+
+
+@dataclass
+class TrainingData:
+    """Which rows are trained on."""
+
+    dataset_name: str = field(default="c2-syn", metadata={"help": "Hub id or folder of C²-Syn"})
+    dataset_split: str = field(default="train", metadata={"help": "its split"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
+    held_out: list[str] = field(
+        default_factory=lambda: [SEED],
+        metadata={"help": "C²-Eval sources (seed, pku500, files): training on one of their requests is refused"},
+    )
+    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only"})
+    drop_long_rows: bool = field(
+        default=False, metadata={"help": "drop rows longer than max_length, with a count, instead of refusing"}
+    )
+    retention_file: str | None = field(
+        default=None, metadata={"help": "JSONL of benign prompt and response; the seed set's without it"}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.max_groups is not None and self.max_groups < 1:
+            raise UsageError(f"max_groups is {self.max_groups}, but must be at least 1.")
+
+
+def load_rows(data: TrainingData, objective: str) -> Any:
+    """Load and check the `pairs` or `ranked` rows.
+
+    Raises:
+        UsageError: If they cannot be loaded, a column is missing, or a row is not fit to train on.
+    """
+    from datasets import load_dataset
+
+    config = CONFIGS[objective]
+    try:
+        rows = load_dataset(
+            data.dataset_name,
+            config,
+            split=data.dataset_split,
+            revision=data.dataset_revision,
+            cache_dir=content_cache(Path(data.dataset_name)),
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"The config {config} of {data.dataset_name} cannot be loaded: {reason}") from None
+    wanted = PAIR_COLUMNS if objective == "pairwise" else RANKED_SCHEMA.names
+    missing = [column for column in wanted if column not in rows.column_names]
+    if missing:
+        raise UsageError(
+            f"{data.dataset_name} lacks the columns {', '.join(missing)}; it has {', '.join(rows.column_names)}."
+        )
+    if data.max_groups is not None and "request_id" in rows.column_names:
+        kept = set(list(dict.fromkeys(rows["request_id"]))[: data.max_groups])
+        rows = rows.filter(lambda name: name in kept, input_columns="request_id")
+    rows = rows.select_columns(list(wanted))
+    for number, row in enumerate(rows, 1):
+        where = f"{data.dataset_name}: row {number}"
+        if objective == "grouped":
+            check_ranked_group(row, where)
+        elif not all(
+            isinstance(turn.get("content"), str) and turn["content"].strip()
+            for column in PAIR_COLUMNS
+            for turn in (row[column] or [{}])
+        ):
+            raise UsageError(f"{where} has a null or empty text. Remove that row.")
+    if len(rows) == 0:
+        raise UsageError(f"{data.dataset_name} holds no row to train on.")
+    check_overlap(rows, data)
+    return rows
+
+
+def check_overlap(rows: Any, data: TrainingData) -> None:
+    """Refuse to train on a request that the model will be evaluated on.
+
+    Raises:
+        UsageError: Naming the evaluation source and the number of its requests among the rows.
+    """
+    texts = rows["request"] if "request" in rows.column_names else (turns[-1]["content"] for turns in rows["prompt"])
+    requests = {normalise_request(text) for text in texts}
+    for source in data.held_out:
+        shared = requests & {normalise_request(item["request"]) for item in read_eval_items(source)}
+        if shared:
+            raise UsageError(
+                f"{data.dataset_name} holds {len(shared)} requests of the C²-Eval items {source}: evaluation on them would "
+                "measure memory. Make it with c2_syn.py --exclude_requests_from."
+            )
+
+
+def content_cache(folder: Path) -> str | None:
+    """Return a cache folder of its own for what a local dataset folder holds now; None for the Hub.
+
+    `datasets` keys its cache by a folder's name, not its content, and would serve another folder of the same name.
+    """
+    if not folder.is_dir():
+        return None
+    import datasets
+
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    state = (f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "by-content" / text_digest(*state))
+
+
+def read_retention_rows(path: str | None) -> list[dict[str, Any]]:
+    """Return the benign rows (`prompt`, `response`) that the retention term keeps the model close on.
+
+    Raises:
+        UsageError: If the file holds none, or a row lacks a text.
+    """
+    if path is None:
+        return read_benign_rows("train")
+    if not Path(path).is_file():
+        raise UsageError(f"There is no retention_file {path}.")
+    rows = list(read_jsonl(Path(path)))
+    for number, row in enumerate(rows, 1):
+        if not all(isinstance(row.get(name), str) and row[name].strip() for name in ("prompt", "response")):
+            raise UsageError(f"{path}: row {number} needs a `prompt` and a `response`, neither empty.")
+    if not rows:
+        raise UsageError(f"{path} holds no benign row. Name another retention_file, or set retention_weight to 0.")
+    return rows
+
+
+def conversations(row: dict[str, Any]) -> list[list[dict[str, str]]]:
+    """Return every conversation that training on a `pairs` or `ranked` row renders."""
+    if "chosen" in row:
+        return [row["prompt"] + row[side] for side in ("chosen", "rejected")]
+    turn = {"role": "user", "content": row["request"]}
+    return [[turn, {"role": "assistant", "content": response}] for response in row["responses"]]
+
+
+def check_lengths(rows: Any, tokenizer: Any, max_length: int | None, drop_long_rows: bool) -> tuple[Any, int]:
+    """Refuse or drop rows longer than `max_length` tokens: cutting them would cut off the corrections at their ends.
+
+    Returns:
+        The rows that are left, and how many were dropped.
+
+    Raises:
+        UsageError: If a row is too long and is not to be dropped.
+    """
+    if max_length is None:
+        return rows, 0
+
+    def longest(row: dict[str, Any]) -> int:
+        return max(
+            len(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)) for turns in conversations(row)
+        )
+
+    lengths = [longest(row) for row in rows]
+    fitting = [index for index, length in enumerate(lengths) if length <= max_length]
+    num_long = len(lengths) - len(fitting)
+    if num_long and not drop_long_rows:
+        raise UsageError(
+            f"{num_long} of {len(lengths)} rows are longer than max_length {max_length} (the longest has {max(lengths)} "
+            "tokens), and cutting them would cut off the corrections. Raise --max_length or set --drop_long_rows true."
+        )
+    if not fitting:
+        raise UsageError(f"Every row is longer than max_length {max_length}.")
+    return rows.select(fitting), num_long
