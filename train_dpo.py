@@ -6,6 +6,7 @@ accelerate launch train_dpo.py --config recipes/smollm2-135m/dpo_lora.yaml --out
 accelerate launch --config_file recipes/accelerate/zero3.yaml train_dpo.py --config recipes/llama2-7b-chat/dpo_full.yaml
 """
 
+import json
 import logging
 import re
 import sys
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.run_files import UsageError, library_versions, write_json
+from course_correction.run_files import UsageError, library_versions, refuse_other_settings, write_json
 from course_correction.settings import announce, parse_settings, run_script
 from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows
 
@@ -45,6 +46,10 @@ class ObjectiveSettings:
     retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
     retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
     retention_tokens: int | None = field(default=None, metadata={"help": "of a benign answer, the first n tokens only"})
+    retention_own_answers: int = field(
+        default=0, metadata={"help": "also keep close on this many benign answers of the reference's own, greedy"}
+    )
+    retention_own_tokens: int = field(default=48, metadata={"help": "tokens of each of them"})
     pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
 
     def __post_init__(self) -> None:
@@ -56,9 +61,10 @@ class ObjectiveSettings:
                 raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
         if not 0 < self.transition_target <= 1:
             raise UsageError(f"transition_target is {self.transition_target}, but is a probability in (0, 1].")
-        if self.transition_rows < 0:
-            raise UsageError(f"transition_rows is {self.transition_rows}, but must be at least 0.")
-        for name in ("correction_nll_tokens", "transition_tokens", "retention_tokens"):
+        for name in ("transition_rows", "retention_own_answers"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
+        for name in ("correction_nll_tokens", "transition_tokens", "retention_tokens", "retention_own_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1, or null for all.")
         if self.retention_weight and self.retention_rows < 1:
@@ -150,6 +156,12 @@ def train(data: TrainingData, objective: ObjectiveSettings, training: Any, model
         checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         if checkpoint is None:
             announce(f"No checkpoint in {folder}: training starts at the beginning.")
+    identity = json.loads(json.dumps(facts | training_identity(training, model_arguments)))
+    if trainer.accelerator.is_main_process:
+        if checkpoint and (folder / "run.json").exists():
+            refuse_other_settings(folder, json.loads((folder / "run.json").read_text())["training"]["settings"], identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", {"training": {"settings": identity, "versions": library_versions()}})
     unit = "groups" if objective.objective == "grouped" else "pairs"
     announce(f"Training {facts['trainable_parameters']:,} parameters on {facts['rows']:,} {unit}")
     start = time.monotonic()
@@ -181,6 +193,20 @@ def train(data: TrainingData, objective: ObjectiveSettings, training: Any, model
     return folder
 
 
+def training_identity(training: Any, model_arguments: Any) -> dict[str, Any]:
+    """Return the settings of TRL that decide the trained weights: a checkpoint made under others is not gone on from."""
+    names = (
+        "learning_rate lr_scheduler_type warmup_steps max_steps num_train_epochs per_device_train_batch_size optim beta "
+        "gradient_accumulation_steps weight_decay max_grad_norm loss_type max_length seed bf16 fp16 world_size"
+    )
+    adapter = "dtype load_in_4bit use_peft lora_r lora_alpha lora_dropout lora_target_modules model_revision"
+    found = {name: getattr(training, name) for name in names.split()}
+    found |= {name: getattr(model_arguments, name) for name in adapter.split()}
+    return {
+        name: value if isinstance(value, (int, float, list, type(None))) else str(value) for name, value in found.items()
+    }
+
+
 def base_model_id(name: str) -> tuple[str, str | None]:
     """Return the Hub id to call the trained model's base by, and its licence if known; never a path of this machine."""
     from course_correction.loading import OFFLINE_MODEL, OFFLINE_MODEL_HUB_ID
@@ -192,8 +218,6 @@ def base_model_id(name: str) -> tuple[str, str | None]:
 
 def name_base_model(folder: Path, base_model: str) -> None:
     """Put the base model's Hub id into a saved adapter's config, where PEFT writes the path it was loaded from."""
-    import json
-
     path = folder / "adapter_config.json"
     if path.exists():
         config = json.loads(path.read_text())

@@ -3,21 +3,18 @@
 Two processes, one a trainer, take turns on the same groups in the same dtype on the same device, so that noise of the
 machine hits both alike; a turn is the forward passes of policy and reference and the backward pass of one group.
 
-python benchmarks/bench_dpo.py --rounds 5
-python benchmarks/bench_dpo.py --dtype bfloat16 --precomputed true
-python benchmarks/bench_dpo.py --model llama2-7b-shape --dtype bfloat16 --stock_batch 3   # random weights, needs a GPU
+python -m benchmarks.bench_dpo --rounds 5
+python -m benchmarks.bench_dpo --dtype bfloat16 --precomputed true
+python -m benchmarks.bench_dpo --model llama2-7b-shape --dtype bfloat16 --stock_batch 3   # random weights, needs a GPU
 """
 
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from course_correction.run_files import UsageError, library_versions, write_json
 from course_correction.settings import announce, parse_settings, run_script

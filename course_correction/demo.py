@@ -49,7 +49,7 @@ def main() -> None:
     if not (adapter / "train_metrics.json").exists():
         training = run_command(
             "train_dpo.py", "--config", str(RECIPES / "dpo_lora.yaml"),
-            "--dataset_name", str(data / "export"), "--output_dir", str(adapter),
+            "--dataset_name", str(data / "export"), "--output_dir", str(adapter), "--resume_from_checkpoint", "last",
         )  # fmt: skip
     run_command(*evaluate, "--adapter_name_or_path", str(adapter), "--baseline_dir", str(before), "--output_dir", str(after))
     metrics = {name: json.loads((FOLDER / name / "metrics.json").read_text()) for name in ("before", "after")}

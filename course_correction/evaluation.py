@@ -54,6 +54,8 @@ class Evaluation:
             "seed"
         )
         identity = {name: getattr(self.settings, name) for name in names.split()}
+        from course_correction.loading import weights_identity
+
         identity["max_benign"], identity["num_requests"] = self.settings.max_benign, len(self.items)
         identity["items_digest"] = text_digest(*(text for item in self.items for text in item.values()))
         for name in ("model_name_or_path", "adapter_name_or_path"):
@@ -304,18 +306,3 @@ def read_rates(folder: Path, by_id: dict[str, dict[str, str]], prefill_tokens: l
         if row["request_id"] in by_id
     ]
     return request_rates(verdicts, prefill_tokens)
-
-
-def weights_identity(folder: Path) -> str:
-    """Stand for the weights in a local folder, so that a retrained model is not taken for the one evaluated before.
-
-    Adapters are read whole; of bigger files size and time of change are taken.
-    """
-    import hashlib
-
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size}".encode())
-        digest.update(file.read_bytes() if status.st_size < 1 << 28 else str(status.st_mtime_ns).encode())
-    return digest.hexdigest()[:16]

@@ -4,21 +4,23 @@ Built on TRL's DPOTrainer, whose methods overridden here are private: pyproject 
 compares loss and gradients with stock TRL on the 15 pairs.
 """
 
+import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from course_correction.generation import tokenize_benign
+from course_correction.generation import SamplingSettings, continue_prefills, render_prompt, tokenize_benign
+from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, RETAINED, Draws, GroupCollator, tokenize_group
+from course_correction.loading import weights_identity
 from course_correction.objective import (
-    PackedGroup,
     accuracy_by_distance,
-    ancestor_mask,
     mean_path_nll,
-    pack_group,
     pair_losses,
     retention_kl,
     selected_logps,
@@ -26,164 +28,8 @@ from course_correction.objective import (
     transition_loss,
 )
 from course_correction.preferences import PAIR_RANKS
-from course_correction.prefixes import ends_clause
-from course_correction.run_files import UsageError
-from course_correction.training_loop import WatchedTraining
-
-NO_TRANSITION, AFTER_CLAUSE, INSIDE_CLAUSE, RETAINED = range(4)
-
-
-def tokenize_group(tokenizer: Any, group: dict[str, Any]) -> dict[str, Any]:
-    """Tokenize a ranked row as TRL tokenizes its pairs.
-
-    Returns:
-        `prompt_ids`, six `completion_ids` and, for each, the token where its corrective part begins: 0 for the safe
-        response, its length for the harmful one. `transitions` holds, for each token of the harmful response, where the
-        text stands before it: `AFTER_CLAUSE`, `INSIDE_CLAUSE`, or `NO_TRANSITION` within a word or the opener. And
-        `transition_tokens` the four tokens that corrective parts begin with, as pairs of place and token id.
-    """
-
-    def render(messages: list[dict[str, str]], **options: Any) -> list[int]:
-        return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options))
-
-    turn = [{"role": "user", "content": group["request"]}]
-    prompt_ids = render(turn, add_generation_prompt=True)
-
-    def completion_ids(response: str) -> list[int]:
-        ids = render([*turn, {"role": "assistant", "content": response}])
-        if ids[: len(prompt_ids)] != prompt_ids:
-            raise UsageError(
-                "The chat template renders a prompt otherwise once an answer follows, so grouped training cannot share "
-                "it. Use --objective pairwise."
-            )
-        return ids[len(prompt_ids) :]
-
-    completions = [completion_ids(response) for response in group["responses"]]
-    starts = []
-    for response, ids, start, kind in zip(
-        group["responses"], completions, group["correction_starts"], group["kinds"], strict=True
-    ):
-        if start >= 0:
-            begun = completion_ids(response[:start].rstrip())
-            # A token that straddles the border belongs to the corrective part.
-            starts.append(next(n for n, pair in enumerate(zip(begun, ids, strict=False)) if pair[0] != pair[1]))
-        else:
-            starts.append(0 if kind == "safe" else len(ids))
-    transition_tokens = [
-        [AFTER_CLAUSE if ends_clause(response[:start].strip()) else INSIDE_CLAUSE, ids[first]]
-        for response, start, ids, first in zip(
-            group["responses"], group["correction_starts"], completions, starts, strict=True
-        )
-        if start >= 0
-    ]
-    return {
-        "prompt_ids": prompt_ids,
-        "completion_ids": completions,
-        "correction_tokens": starts,
-        "transitions": find_transitions(tokenizer, completions[-1], group["responses"][-1], group["opener"]),
-        "transition_tokens": transition_tokens,
-    }
-
-
-def find_transitions(tokenizer: Any, ids: list[int], response: str, opener: str) -> list[int]:
-    """Return, for each token of a harmful response, whether a correction could begin in its place."""
-    places = [NO_TRANSITION] * len(ids)
-    before = tokenizer.decode(ids[:0])
-    for index in range(len(ids)):
-        after = tokenizer.decode(ids[: index + 1])
-        if len(opener) < len(before) < len(response):
-            if ends_clause(before):
-                places[index] = AFTER_CLAUSE
-            elif after[len(before) : len(before) + 1].isspace():
-                places[index] = INSIDE_CLAUSE
-        before = after
-    return places
-
-
-class Draws:
-    """Draws indices below `size` in a seeded order, all of them before any again."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        """Start at the beginning of the first order."""
-        self.size, self.random_source = size, torch.Generator().manual_seed(seed)
-        self.queue: list[int] = []
-
-    def take(self, count: int) -> list[int]:
-        """Return the next `count` indices."""
-        while len(self.queue) < count:
-            self.queue += torch.randperm(self.size, generator=self.random_source).tolist()
-        drawn, self.queue = self.queue[:count], self.queue[count:]
-        return drawn
-
-    def skip(self, count: int) -> None:
-        """Draw `count` indices unused."""
-        for _ in range(count):
-            self.take(1)
-
-
-class GroupCollator:
-    """Packs groups into trees and adds side rows: benign ones to stay close on, harmful ones to turn back in."""
-
-    def __init__(
-        self, pad_token_id: int, benign: list[tuple[list[int], int]], groups: Any, objective: Any, seed: int
-    ) -> None:
-        """Take tokenized benign rows and the tokenized groups that further harmful responses are drawn from."""
-        self.pad_token_id, self.benign, self.groups, self.objective = pad_token_id, benign, groups, objective
-        self.benign_draws, self.group_draws = Draws(len(benign), seed), Draws(len(groups), seed + 1)
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the packed batch."""
-        settings = self.objective
-        groups = [pack_group(row["prompt_ids"], row["completion_ids"], row["correction_tokens"]) for row in rows]
-        batch = self._pad_trees(groups)
-        batch["paths"] = [group.paths for group in groups]
-        batch["transitions"] = torch.zeros_like(batch["input_ids"])
-        for row, (group, features) in enumerate(zip(groups, rows, strict=True)):
-            batch["transitions"][row, group.paths[-1]] = torch.tensor(features["transitions"])
-        batch["correction_paths"] = [
-            [path[: settings.correction_nll_tokens] for path in group.correction_paths] for group in groups
-        ]
-        side: list[tuple[list[int], list[int]]] = []
-        if self.benign:
-            for ids, start in (self.benign[index] for index in self.benign_draws.take(settings.retention_rows)):
-                end = len(ids) if settings.retention_tokens is None else start + settings.retention_tokens
-                side.append((ids[:end], [0] * start + [RETAINED] * (len(ids[:end]) - start)))
-        batch["num_benign"] = len(side)
-        if settings.transition_weight and settings.transition_rows:
-            for group in (self.groups[index] for index in self.group_draws.take(settings.transition_rows)):
-                ids, kinds = group["completion_ids"][-1], group["transitions"]
-                end = len(ids) if settings.transition_tokens is None else settings.transition_tokens
-                side.append((group["prompt_ids"] + ids[:end], [0] * len(group["prompt_ids"]) + kinds[:end]))
-        return batch | (self._pad_side(side) if side else {})
-
-    def skip(self, num_batches: int) -> None:
-        """Draw what `num_batches` batches would have drawn."""
-        if self.benign:
-            self.benign_draws.skip(num_batches * self.objective.retention_rows)
-        if self.objective.transition_weight and self.objective.transition_rows:
-            self.group_draws.skip(num_batches * self.objective.transition_rows)
-
-    def _pad_trees(self, groups: list[PackedGroup]) -> dict[str, Any]:
-        size = max(len(group.token_ids) for group in groups)
-        ids = torch.full((len(groups), size), self.pad_token_id)
-        positions = torch.zeros(len(groups), size, dtype=torch.long)
-        parents = torch.zeros(len(groups), size, dtype=torch.long)
-        for row, group in enumerate(groups):
-            ids[row, : len(group.token_ids)] = torch.tensor(group.token_ids)
-            positions[row, : len(group.token_ids)] = torch.tensor(group.positions)
-            parents[row, : len(group.token_ids)] = torch.tensor(group.parents).clamp(min=0)
-        mask = torch.stack([ancestor_mask(group.parents, size) for group in groups])[:, None]
-        return {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "parents": parents}
-
-    def _pad_side(self, rows: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
-        size = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), size), self.pad_token_id)
-        kinds = torch.zeros(len(rows), size, dtype=torch.long)
-        for row, (tokens, row_kinds) in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            # What is said of a token is said by the logits before it.
-            kinds[row, : len(tokens) - 1] = torch.tensor(row_kinds[1:])
-        return {"side_ids": ids, "side_kinds": kinds}
+from course_correction.run_files import UsageError, cache_folder, chunked, text_digest, write_json
+from course_correction.training_loop import ResumeDraws, WatchedTraining
 
 
 class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
@@ -202,14 +48,23 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         if objective.retention_weight and not benign_rows:
             raise UsageError("retention_weight is set, but there is no benign row. Name some, or set it to 0.")
         benign = [tokenize_benign(tokenizer, row) for row in benign_rows] if objective.retention_weight else []
+        # TRL's own precomputation knows pairs only.
+        precompute, training.precompute_ref_log_probs = training.precompute_ref_log_probs, False
         super().__init__(*args, **kwargs, data_collator=lambda rows: rows)
-        self.data_collator = GroupCollator(tokenizer.pad_token_id, benign, self.train_dataset, objective, training.seed)
+        if objective.retention_weight and objective.retention_own_answers:
+            benign += self._own_answers([row["prompt"] for row in benign_rows])
+        # Processes draw apart from each other.
+        seed = training.seed + 1000 * self.accelerator.process_index
+        self.data_collator = GroupCollator(tokenizer.pad_token_id, benign, self.train_dataset, objective, seed)
+        self.add_callback(ResumeDraws(self))
         found = [pair for pairs in self.train_dataset["transition_tokens"] for pair in pairs]
         self.transition_tokens = {
             place: torch.tensor(sorted({token for kind, token in found if kind == place}))
             for place in (AFTER_CLAUSE, INSIDE_CLAUSE)
             if any(kind == place for kind, _ in found)
         }
+        if precompute:
+            self.train_dataset = self.train_dataset.add_column("reference_sums", self._precomputed_reference())
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset.map(
@@ -219,7 +74,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         )
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt_ids", "completion_ids", "correction_tokens", "transitions"]
+        self._signature_columns = ["prompt_ids", "completion_ids", "correction_tokens", "transitions", "reference_sums"]
 
     def _token_logps(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return log-probability of each packed token after its parent, [groups, tokens]; 0 for prompts and padding.
@@ -252,19 +107,77 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         logps = torch.zeros(completion.shape, device=logps.device).index_put((rows, places), logps)
         return logps, torch.cat(turning) if turning else None
 
+    def _precomputed_reference(self) -> list[list[float]]:
+        """Return the reference's log-probability of each group's six responses, from disk if they were computed before."""
+        groups = self.train_dataset
+        ids = (str([group["prompt_ids"], group["completion_ids"]]) for group in groups)
+        digest = text_digest(self._model_identity(), *ids)
+        path = cache_folder() / "reference_logps" / f"{digest}.json"
+        if not path.exists() and self.accelerator.is_main_process:
+            model, adapter_off = self._reference()
+            self.model.eval()
+            sums = []
+            with torch.no_grad(), adapter_off, self.compute_loss_context_manager():
+                for group in tqdm(groups, desc="reference", unit="group", mininterval=1):
+                    inputs = self._prepare_inputs(self.data_collator.pack([group]))
+                    sums += sum_paths(self._token_logps(model, inputs)[0].double(), inputs["paths"]).tolist()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"reference_sums": sums})
+        self.accelerator.wait_for_everyone()
+        return json.loads(path.read_text())["reference_sums"]
+
+    def _own_answers(self, prompts: list[str]) -> list[tuple[list[int], int]]:
+        """Return benign prompts with how the reference itself begins to answer them, greedily; kept on disk.
+
+        In its own words a small model wanders off where a written answer does not, and there too it must stay as it was.
+        """
+        count, length = self.objective.retention_own_answers, self.objective.retention_own_tokens
+        chosen = [prompts[index] for index in Draws(len(prompts), self.args.seed).take(min(count, len(prompts)))]
+        prefills = [render_prompt(self.processing_class, prompt) for prompt in chosen]
+        path = cache_folder() / "own_answers" / f"{text_digest(self._model_identity(), str(length), str(prefills))}.json"
+        if not path.exists() and self.accelerator.is_main_process:
+            order = sorted(range(len(prefills)), key=lambda index: len(prefills[index]))
+            answers: list[list[int]] = [[]] * len(prefills)
+            model, adapter_off = self._reference()
+            model.eval()
+            with adapter_off:
+                for batch in tqdm(chunked(order, 32), desc="own benign answers", unit="batch"):
+                    rows, keys = [prefills[index] for index in batch], [chosen[index] for index in batch]
+                    greedy = SamplingSettings(length, temperature=0, seed=self.args.seed)
+                    written = continue_prefills(model, self.processing_class, rows, keys, greedy)
+                    for index, continuation in zip(batch, written, strict=True):
+                        answers[index] = continuation.token_ids
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"answers": answers})
+        self.accelerator.wait_for_everyone()
+        answers = json.loads(path.read_text())["answers"]
+        return [(prompt + answer, len(prompt)) for prompt, answer in zip(prefills, answers, strict=True) if answer]
+
+    def _model_identity(self) -> str:
+        config = self.model.config
+        name = str(config._name_or_path)
+        weights = weights_identity(Path(name)) if Path(name).is_dir() else f"{name} {config._commit_hash}"
+        return f"{weights} {config.dtype} {self.args.bf16}"
+
+    def _reference(self) -> tuple[Any, Any]:
+        """Return the reference model, and the context in which it is the reference: the adapter off where there is one."""
+        if self.ref_model is None:
+            return self.model, use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
+        return self.ref_model, nullcontext()
+
     def _side_logits(self, model: Any, inputs: dict[str, Any], num_rows: int | None = None) -> tuple[torch.Tensor, ...]:
         """Return logits [n, vocabulary] where a side row has a kind, and those kinds [n]."""
         kinds = inputs["side_kinds"][:num_rows]
-        # The LM head runs only where some row's response stands.
-        kept = kinds.any(0).nonzero()[:, 0]
-        logits = model(
+        chosen = kinds > 0
+        # The LM head runs only there; `logits_to_keep` could name columns alone.
+        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda module, states: (states[0][chosen],))
+        try:
             # Padded on the right, rows need no mask beside the causal one.
-            input_ids=inputs["side_ids"][:num_rows],
-            use_cache=False,
-            logits_to_keep=kept,
-        ).logits
-        chosen = kinds[:, kept] > 0
-        return logits[chosen], kinds[:, kept][chosen]
+            logits = model(input_ids=inputs["side_ids"][:num_rows], use_cache=False).logits
+        finally:
+            hook.remove()
+        return logits, kinds[chosen]
 
     def _sets(self, kinds: torch.Tensor, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(rows[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
@@ -272,17 +185,18 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         settings, mode = self.objective, "train" if self.model.training else "eval"
         num_benign = inputs["num_benign"]
-        reference_model = model if self.ref_model is None else self.ref_model
-        adapter_off = nullcontext()
-        if self.ref_model is None:
-            adapter_off = use_adapter(self.accelerator.unwrap_model(model), adapter_name=None)
         no_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-        with torch.no_grad(), no_checkpoints, adapter_off:
-            reference, _ = self._token_logps(reference_model, inputs)
-            if num_benign:
-                reference_logits, _ = self._side_logits(reference_model, inputs, num_benign)
+        if num_benign or "reference_sums" not in inputs:
+            reference_model, adapter_off = self._reference()
+            with torch.no_grad(), no_checkpoints, adapter_off:
+                if "reference_sums" not in inputs:
+                    reference_logps = self._token_logps(reference_model, inputs)[0].double()
+                    inputs["reference_sums"] = sum_paths(reference_logps, inputs["paths"])
+                if num_benign:
+                    reference_logits, _ = self._side_logits(reference_model, inputs, num_benign)
         logps, turning = self._token_logps(model, inputs)
-        log_ratios = sum_paths(logps - reference, inputs["paths"])
+        # Sums of hundreds of nats whose difference is small: in float32 it would keep few digits.
+        log_ratios = (sum_paths(logps.double(), inputs["paths"]) - inputs["reference_sums"]).float()
         loss, margins = pair_losses(log_ratios, self.beta, settings.pair_distance_power)
         metrics = {
             "loss/dpo": loss,

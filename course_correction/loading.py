@@ -70,11 +70,13 @@ def keep_freed_memory() -> None:
     """
     import ctypes
 
-    trim_threshold, mmap_max = -1, -4
+    trim_threshold, mmap_max, arena_max = -1, -4, -8
     with contextlib.suppress(AttributeError, OSError):
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+        # The backward pass has a thread of its own, whose arena would give its memory back after every operation.
+        libc.mallopt(arena_max, 1)
 
 
 def quiet_libraries() -> None:
@@ -213,3 +215,18 @@ def explain_loading_error(name: str, error: Exception) -> UsageError:
     if any(isinstance(link, unreachable) for link in chain) or "couldn't connect" in str(error):
         return UsageError(f"{name} cannot be fetched: the Hub is out of reach. Check the network, or give a local folder.")
     return UsageError(f"{name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def weights_identity(folder: Path) -> str:
+    """Stand for the weights in a local folder, so that a retrained model is not taken for the one evaluated before.
+
+    Adapters are read whole; of bigger files size and time of change are taken.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size}".encode())
+        digest.update(file.read_bytes() if status.st_size < 1 << 28 else str(status.st_mtime_ns).encode())
+    return digest.hexdigest()[:16]

@@ -128,14 +128,19 @@ def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str)
         if rows.exists() and rows.stat().st_size:
             if known is None:
                 raise UsageError(f"{rows} holds rows, but {path} does not say under which settings. Move them away.")
-            _refuse_other_settings(folder, known, settings)
+            refuse_other_settings(folder, known, settings)
         else:
             runs[stage] = {"settings": settings, "versions": library_versions()}
             write_json(path, runs)
         yield folder
 
 
-def _refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to go on in a folder that was filled under other settings.
+
+    Raises:
+        UsageError: Naming each setting that differs, with both values.
+    """
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         difference = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed)

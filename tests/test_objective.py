@@ -224,7 +224,7 @@ def test_turning_back_with_the_target_probability_costs_nothing():
 
 
 def test_transitions_stand_at_word_ends_behind_the_opener_and_tell_clauses_apart(tiny_tokenizer):
-    from course_correction.grouped_trainer import AFTER_CLAUSE, INSIDE_CLAUSE, NO_TRANSITION, find_transitions
+    from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, NO_TRANSITION, find_transitions
 
     opener, harmful = "Sure, here you go.", "Take two, then hide the third one."
     response = f"{opener} {harmful}"
@@ -244,7 +244,7 @@ def test_transitions_stand_at_word_ends_behind_the_opener_and_tell_clauses_apart
 @given(st.integers(1, 7), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_draws_use_every_row_before_any_again_and_can_be_skipped(size, counts, seed):
-    from course_correction.grouped_trainer import Draws
+    from course_correction.group_batches import Draws
 
     drawn = [index for draws in [Draws(size, seed)] for count in counts for index in draws.take(count)]
     for start in range(0, len(drawn) - size + 1, size):
@@ -255,7 +255,7 @@ def test_draws_use_every_row_before_any_again_and_can_be_skipped(size, counts, s
 
 
 def test_corrective_tokens_spell_the_trigger_and_what_follows(tiny_tokenizer):
-    from course_correction.grouped_trainer import tokenize_group
+    from course_correction.group_batches import tokenize_group
 
     group = _groups(1)[0]
     row = tokenize_group(tiny_tokenizer, group)

@@ -502,6 +502,16 @@ def test_a_resumed_training_has_the_losses_and_weights_of_an_uninterrupted_one(o
     assert all(resumed[name].allclose(whole[name], rtol=1e-4, atol=1e-6) for name in whole)
 
 
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(parse):
+    from train_dpo import train
+
+    options = {"objective": "grouped", "save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": "last"}
+    folder = train(*parse(**options))
+    (folder / "train_metrics.json").unlink()
+    with pytest.raises(UsageError, match=r"other settings \(beta: 0.1 there, 0.3 now\)"):
+        train(*parse(**options, beta=0.3))
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(objective, parse, tmp_path, monkeypatch):
     import torch
@@ -544,6 +554,24 @@ def test_running_out_of_memory_names_the_settings_to_lower(message, parse, monke
     with pytest.raises(UsageError, match=r"Out of memory with per_device_train_batch_size 2.*retention_rows") as failure:
         train(*parse(objective="grouped"))
     assert "\n" not in str(failure.value)
+
+
+def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(parse, tmp_path, monkeypatch):
+    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from train_dpo import build_trainer
+
+    monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path / "cache"))
+    results = []
+    for precompute in (False, True, True):
+        if len(results) == 2:
+            # Now they must come from the disk.
+            monkeypatch.setattr(GroupedDPOTrainer, "_reference", lambda self: pytest.fail("the reference ran again"))
+        trainer, _ = build_trainer(*parse(objective="grouped", precompute_ref_log_probs=precompute))
+        trainer.train()
+        results.append(snapshot(trainer.model))
+    assert len(list((tmp_path / "cache" / "reference_logps").glob("*.json"))) == 1
+    for other in results[1:]:
+        assert all(other[name].allclose(results[0][name], rtol=1e-4, atol=1e-6) for name in other)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
