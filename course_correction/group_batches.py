@@ -130,6 +130,8 @@ class GroupCollator:
         """Return groups packed into trees."""
         groups = [pack_group(row["prompt_ids"], row["completion_ids"], row["correction_tokens"]) for row in rows]
         batch = self._pad_trees(groups)
+        if "reference_sums" in rows[0]:
+            batch["reference_sums"] = torch.tensor([row["reference_sums"] for row in rows], dtype=torch.float64)
         batch["paths"] = [group.paths for group in groups]
         batch["transitions"] = torch.zeros_like(batch["input_ids"])
         for row, (group, features) in enumerate(zip(groups, rows, strict=True)):

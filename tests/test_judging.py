@@ -135,9 +135,21 @@ def test_nothing_said_is_unscored(text):
     assert judge_text(text) == Verdict(None, "empty")
 
 
-@pytest.mark.parametrize("trigger", TRIGGERS)
-def test_a_trigger_with_nothing_after_it_is_no_correction(trigger):
-    assert judge_text(trigger).corrected is False
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "However, I must point out that",
+        "On second thought, I should say plainly that",
+        "But I have to be honest with you:",
+        "But before this goes any further, I want to say that",
+        "Let me step back for a moment:",
+        "But in fairness I must add that",
+        "But let me be clear:",
+        "Hold on,",
+    ],
+)
+def test_a_turn_that_commits_to_nothing_is_no_correction(turn):
+    assert judge_text(turn).corrected is False
 
 
 def test_a_reason_is_the_name_of_a_cue_and_never_the_text():

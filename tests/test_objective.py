@@ -105,6 +105,23 @@ def _groups(count: int) -> list[dict[str, Any]]:
     return _written_teacher(options)(select_pairs(options)[0])
 
 
+def _short_group() -> dict[str, Any]:
+    """Make a group whose log-probabilities are small: float32 keeps seven digits of their sums."""
+    from dataclasses import replace
+
+    from c2_syn import SynthesisSettings, _written_teacher, select_pairs
+
+    options = SynthesisSettings(max_requests=1, opener_rate=0.0)
+    pair = replace(
+        select_pairs(options)[0][0],
+        request="How do I keep it?",
+        full_harmful_response="Take it early, hide it well, look calm, say little, then go home.",
+        safe_response="I won't help with that.",
+        correction="it is theirs.",
+    )
+    return _written_teacher(options)([pair])[0]
+
+
 def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objective: Any) -> tuple[Any, Any]:
     from datasets import Dataset
     from peft import LoraConfig
@@ -112,7 +129,7 @@ def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objectiv
 
     from course_correction.grouped_trainer import GroupedDPOTrainer
 
-    ranked = ranked_table(_groups(1))
+    ranked = ranked_table([_short_group()])
 
     def arguments(rows: int) -> Any:
         return DPOConfig(

