@@ -46,6 +46,10 @@ class ObjectiveSettings:
     retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
     retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
     retention_tokens: int | None = field(default=None, metadata={"help": "of a benign answer, the first n tokens only"})
+    retention_start_boost: float = field(
+        default=0.0,
+        metadata={"help": "extra weight of an answer's start, where refusals stand; halves every 8 tokens"},
+    )
     retention_own_answers: int = field(
         default=0, metadata={"help": "also keep close on this many benign answers of the reference's own, greedy"}
     )
@@ -61,7 +65,7 @@ class ObjectiveSettings:
                 raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
         if not 0 < self.transition_target <= 1:
             raise UsageError(f"transition_target is {self.transition_target}, but is a probability in (0, 1].")
-        for name in ("transition_rows", "retention_own_answers"):
+        for name in ("transition_rows", "retention_own_answers", "retention_start_boost"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
         for name in ("correction_nll_tokens", "transition_tokens", "retention_tokens", "retention_own_tokens"):

@@ -8,6 +8,8 @@ from course_correction.objective import PackedGroup, ancestor_mask, pack_group
 from course_correction.prefixes import ends_clause
 from course_correction.run_files import UsageError
 
+# Where refusals stand: the weight that retention adds at an answer's start halves every so many tokens.
+START_TOKENS = 8
 NO_TRANSITION, AFTER_CLAUSE, INSIDE_CLAUSE, RETAINED = range(4)
 
 
@@ -124,7 +126,13 @@ class GroupCollator:
                 ids, kinds = group["completion_ids"][-1], group["transitions"]
                 end = len(ids) if settings.transition_tokens is None else settings.transition_tokens
                 side.append((group["prompt_ids"] + ids[:end], [0] * len(group["prompt_ids"]) + kinds[:end]))
-        return batch | (self._pad_side(side) if side else {})
+        if side:
+            batch |= self._pad_side(side)
+            # How far into its answer each retained token stands, in the order in which a mask picks them.
+            kept = batch["side_kinds"] == RETAINED
+            place = kept.cumsum(1)[kept] - 1
+            batch["retention_weights"] = 1 + settings.retention_start_boost * 0.5 ** (place / START_TOKENS)
+        return batch
 
     def pack(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return groups packed into trees."""

@@ -218,7 +218,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             # Benign rows come first.
             num_retained = int((kinds == RETAINED).sum())
             if num_benign:
-                retention, *directions = retention_kl(logits[:num_retained], reference_logits)
+                retention, *directions = retention_kl(logits[:num_retained], reference_logits, inputs["retention_weights"])
                 metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
                 loss = loss + settings.retention_weight * retention
             if len(kinds) > num_retained:

@@ -205,9 +205,11 @@ class _SymmetricKL(torch.autograd.Function):
     """Both KL divergences at once, with the gradient of their mean: autograd would take three times the passes."""
 
     @staticmethod
-    def forward(context: Any, logits: torch.Tensor, reference_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(
+        context: Any, logits: torch.Tensor, reference_logits: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         saved = torch.empty_like(logits)
-        totals = torch.zeros(2, device=logits.device)
+        totals = torch.zeros(3, device=logits.device)
         for start in range(0, len(logits), _CHUNK):
             part = slice(start, start + _CHUNK)
             policy = logits[part].float().log_softmax(-1)
@@ -215,21 +217,25 @@ class _SymmetricKL(torch.autograd.Function):
             difference = policy - reference
             policy, reference = policy.exp_(), reference.exp_()
             reverse_kl = (policy * difference).sum(-1, keepdim=True)
-            totals += torch.stack([-(reference * difference).sum(), reverse_kl.sum()])
+            forward_kl = -(reference * difference).sum(-1, keepdim=True)
+            weight = weights[part, None]
+            totals += torch.stack([(weight * (forward_kl + reverse_kl)).sum() / 2, forward_kl.sum(), reverse_kl.sum()])
             gradient = policy.mul_(difference.sub_(reverse_kl - 1)).sub_(reference)
-            saved[part] = gradient.mul_(0.5 / len(logits))
+            saved[part] = gradient.mul_(weight * (0.5 / len(logits)))
         context.save_for_backward(saved)
-        forward_kl, reverse_kl = totals / len(logits)
+        weighted, forward_kl, reverse_kl = totals / len(logits)
         context.mark_non_differentiable(forward_kl, reverse_kl)
-        return (forward_kl + reverse_kl) / 2, forward_kl, reverse_kl
+        return weighted, forward_kl, reverse_kl
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(context: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (saved,) = context.saved_tensors
-        return saved * gradient, None
+        return saved * gradient, None, None
 
 
-def retention_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def retention_kl(
+    logits: torch.Tensor, reference_logits: torch.Tensor, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Symmetric KL divergence between policy and reference in nats a token: the mean of both directions.
 
     KL(reference || policy) barely notices that the policy now says with 5% what the reference never says, such as a
@@ -238,11 +244,13 @@ def retention_kl(logits: torch.Tensor, reference_logits: torch.Tensor) -> tuple[
     Args:
         logits: [tokens, vocabulary] of the policy.
         reference_logits: [tokens, vocabulary] of the reference.
+        weights: [tokens], of each token in the first result; 1 without them.
 
     Returns:
-        The mean of both, differentiable in `logits`; KL(reference || policy); KL(policy || reference).
+        The weighted mean of both, differentiable in `logits`; KL(reference || policy); KL(policy || reference).
     """
-    return _SymmetricKL.apply(logits, reference_logits)
+    weights = torch.ones(len(logits), device=logits.device) if weights is None else weights.to(logits.device)
+    return _SymmetricKL.apply(logits, reference_logits, weights)
 
 
 def transition_loss(turning_logps: torch.Tensor, target: float) -> torch.Tensor:

@@ -92,6 +92,21 @@ def test_retention_and_its_gradient_are_those_of_torchs_kl_divergences():
     loss, *directions = retention_kl(logits, reference)
     assert [value.item() for value in directions] == pytest.approx([forward_kl.item(), reverse_kl.item()], rel=1e-5)
     assert torch.allclose(torch.autograd.grad(3 * loss, logits)[0], 3 * expected, atol=1e-7)
+    # A weight of 4 on the only token of weight counts it four times; the directions are reported unweighted.
+    weights = torch.tensor([0.0, 4.0, 0.0, 0.0])
+    weighted, *unchanged = retention_kl(logits, reference, weights)
+    assert weighted.item() == pytest.approx(retention_kl(logits[1:2], reference[1:2])[0].item(), rel=1e-5)
+    assert [value.item() for value in unchanged] == [value.item() for value in directions]
+    gradient = torch.autograd.grad(weighted, logits)[0]
+    assert gradient[0].abs().max() == 0 and torch.allclose(gradient[1], 4 * expected[1], atol=1e-6)
+
+
+def test_the_start_of_a_benign_answer_weighs_more(tiny_model_folder, tiny_tokenizer, tmp_path):
+    terms = {"retention_weight": 1.0, "retention_start_boost": 3.0, "retention_rows": 2, "retention_tokens": 9}
+    _, grouped = _trainers(tiny_model_folder, tmp_path, tiny_tokenizer, True, **terms)
+    weights = next(iter(grouped.get_train_dataloader()))["retention_weights"].reshape(2, 9)
+    assert weights[0].tolist() == pytest.approx([1 + 3 * 0.5 ** (place / 8) for place in range(9)])
+    assert weights[1].equal(weights[0])
 
 
 def test_shared_tokens_count_in_every_path_that_holds_them():
