@@ -2,7 +2,8 @@
 
 The modules follow the flow of the data; each imports only what stands above it here:
 `run_files`, `settings` -> `sources` -> `prefixes` -> `loading` -> `generation` -> `preferences` -> `judging` ->
-`metrics` -> `report`; `objective` -> `grouped_trainer` stand beside them, above nothing but `train_dpo.py`.
+`metrics` -> `report` -> `drift` -> `evaluation`, behind `eval.py`. `training_data` and `objective` -> `group_batches` ->
+`training_loop` -> `grouped_trainer` stand beside them, behind `train_dpo.py`.
 """
 
 __version__ = "0.1.0"

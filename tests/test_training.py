@@ -575,6 +575,30 @@ def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(par
     assert results[2] == results[1]
 
 
+def test_the_references_own_answers_join_the_benign_rows_and_are_kept(parse, tmp_path, monkeypatch):
+    from course_correction import grouped_trainer
+    from train_dpo import build_trainer
+
+    monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path / "cache"))
+    terms = {"objective": "grouped", "retention_weight": 1.0}
+    written = build_trainer(*parse(**terms))[0].data_collator.benign
+    own_terms = terms | {"retention_own_answers": 5, "retention_own_tokens": 7}
+    trainer, _ = build_trainer(*parse(**own_terms))
+    own = trainer.data_collator.benign[len(written) :]
+    assert trainer.data_collator.benign[: len(written)] == written
+    assert 1 <= len(own) <= 5 and all(1 <= len(ids) - start <= 7 for ids, start in own)
+    prompts = {tuple(ids[:start]) for ids, start in written}
+    assert {tuple(ids[:start]) for ids, start in own} <= prompts
+    # The untrained adapter changes nothing, so these are the base model's greedy words.
+    ids, start = own[0]
+    import torch
+
+    with torch.no_grad():
+        assert trainer.model(torch.tensor([ids[:start]])).logits[0, -1].argmax() == ids[start]
+    monkeypatch.setattr(grouped_trainer, "continue_prefills", lambda *_: pytest.fail("answered again"))
+    assert build_trainer(*parse(**own_terms))[0].data_collator.benign == written + own
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_on_a_request_of_the_evaluation_is_refused(objective, parse, dataset_folder, tmp_path):
     from train_dpo import build_trainer
