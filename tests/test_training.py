@@ -629,13 +629,16 @@ def test_two_processes_have_the_gradients_of_one(tiny_model_folder, dataset_fold
         folder = tmp_path / f"of{processes}"
         done = subprocess.run(
             [
-                sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+                # What `accelerate launch` starts on GPUs; on CPUs it would start processes that know nothing of each other.
+                sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
                 str(ROOT / "train_dpo.py"),
                 "--model_name_or_path", str(tiny_model_folder), "--dataset_name", str(dataset_folder),
-                "--per_device_train_batch_size", str(2 // processes), "--max_steps", "2", "--use_cpu", "true",
+                # Two groups, so that a step is both of them: a third would be filled up on two processes.
+                "--max_groups", "2", "--per_device_train_batch_size", str(2 // processes), "--max_steps", "2",
+                "--use_cpu", "true",
                 "--bf16", "false", "--dtype", "float32", "--use_peft", "true", "--lora_target_modules", "all-linear",
                 "--lora_dropout", "0", "--correction_nll_weight", "1", "--max_length", "2048", "--report_to", "none",
-                "--save_strategy", "no", "--optim", "sgd", "--learning_rate", "0.5", "--lr_scheduler_type", "constant",
+                "--save_strategy", "no", "--optim", "sgd", "--learning_rate", "0.01", "--lr_scheduler_type", "constant",
                 "--max_grad_norm", "0", "--output_dir", str(folder),
             ],
             env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"},
