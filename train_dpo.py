@@ -254,6 +254,10 @@ def main() -> None:
         sys.argv[1:1] = ["--use_cpu", "true"]
     folder = train(*parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig]))
     announce(f"Saved to {folder}")
+    if torch.distributed.is_initialized():
+        # Left to the interpreter's end, a process group's threads now and then abort the process.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
