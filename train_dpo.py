@@ -23,7 +23,7 @@ from course_correction.training_data import TrainingData, check_lengths, load_ro
 
 @dataclass
 class ObjectiveSettings:
-    """What is minimised. Grouped with both weights at 0 is the paper's objective: DPO on the 15 pairs of a group."""
+    """What is minimised. Grouped with all weights at 0 is the paper's objective: DPO on the 15 pairs of a group."""
 
     objective: Literal["grouped", "pairwise"] = field(
         default="grouped", metadata={"help": "15 losses from 6 responses, or stock TRL on pairs"}

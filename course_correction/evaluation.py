@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_correction.run_files import UnitFile, UsageError, library_versions, read_jsonl, text_digest, write_json
+from course_correction.loading import load_model, load_tokenizer, weights_identity
+from course_correction.run_files import UnitFile, UsageError, chunked, library_versions, read_jsonl, text_digest, write_json
 from course_correction.settings import announce
 from course_correction.sources import normalise_request, read_benign_rows, read_eval_items
 
@@ -30,8 +31,6 @@ class Evaluation:
     def model_and_tokenizer(self) -> tuple[Any, Any]:
         """Load on first use."""
         if self._loaded is None:
-            from course_correction.loading import load_model, load_tokenizer
-
             settings = self.settings
             # The tokenizer first: it is small, and a missing chat template shows before the weights are loaded.
             tokenizer = load_tokenizer(settings.model_name_or_path, settings.model_revision)
@@ -54,11 +53,9 @@ class Evaluation:
             "seed"
         )
         identity = {name: getattr(self.settings, name) for name in names.split()}
-        from course_correction.loading import weights_identity
-
         identity["max_benign"], identity["num_requests"] = self.settings.max_benign, len(self.items)
         identity["items_digest"] = text_digest(*(text for item in self.items for text in item.values()))
-        for name in ("model_name_or_path", "adapter_name_or_path"):
+        for name in ("model_name_or_path", "adapter_name_or_path", "reference_model"):
             folder = Path(getattr(self.settings, name) or "")
             if getattr(self.settings, name) and folder.is_dir():
                 identity[f"{name}_weights"] = weights_identity(folder)
@@ -134,8 +131,6 @@ class Evaluation:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
         from tqdm.auto import tqdm
 
-        from course_correction.run_files import chunked
-
         units = chunked(read_benign_rows("eval")[: self.settings.max_benign], 20)
         file = UnitFile(
             self.folder / "benign_answers.jsonl",
@@ -144,12 +139,7 @@ class Evaluation:
         )
         if file.units_done == len(units):
             return
-        from course_correction.generation import (
-            SamplingSettings,
-            continue_prefills,
-            decode_continuation,
-            render_prompt,
-        )
+        from course_correction.generation import SamplingSettings, continue_prefills, decode_continuation, render_prompt
 
         model, tokenizer = self.model_and_tokenizer()
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
@@ -170,12 +160,12 @@ class Evaluation:
         path = self.folder / "benign_kl.json"
         if not path.exists():
             from course_correction.drift import benign_drift
-            from course_correction.loading import load_model
 
             announce(f"Measuring KL to {name} on benign answers")
             model, tokenizer = self.model_and_tokenizer()
-            options = settings.dtype, settings.attn_implementation, settings.model_revision, settings.load_in_4bit
-            reference = load_model(name, None, *options)
+            # The revision is the evaluated model's; another repository has others.
+            revision = settings.model_revision if name == settings.model_name_or_path else None
+            reference = load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
             write_json(path, benign_drift(model, reference, tokenizer, read_benign_rows("eval")[: settings.max_benign]))
         return json.loads(path.read_text())
 
@@ -185,7 +175,6 @@ class Evaluation:
 
         from course_correction.judging import Path as JudgedPath
         from course_correction.judging import make_judge
-        from course_correction.loading import load_tokenizer
 
         judge = make_judge(self.settings.judge, self.settings.judge_model, self.settings.judge_base_url)
         paths: dict[str, list[dict[str, Any]]] = {item["request_id"]: [] for item in self.items}

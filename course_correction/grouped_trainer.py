@@ -33,7 +33,7 @@ from course_correction.training_loop import ResumeDraws, WatchedTraining
 
 
 class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
-    """TRL's trainer on `ranked` rows: the paper's objective, with the two terms of train_dpo.py's `ObjectiveSettings`."""
+    """TRL's trainer on `ranked` rows: the paper's objective, with the terms of train_dpo.py's `ObjectiveSettings`."""
 
     pairs_a_row = len(PAIR_RANKS)
 
@@ -52,6 +52,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         precompute, training.precompute_ref_log_probs = training.precompute_ref_log_probs, False
         super().__init__(*args, **kwargs, data_collator=lambda rows: rows)
         if objective.retention_weight and objective.retention_own_answers:
+            self._refuse_sharded("retention_own_answers")
             benign += self._own_answers([row["prompt"] for row in benign_rows])
         # Processes draw apart from each other.
         seed = training.seed + 1000 * self.accelerator.process_index
@@ -64,6 +65,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             if any(kind == place for kind, _ in found)
         }
         if precompute:
+            self._refuse_sharded("precompute_ref_log_probs")
             self.train_dataset = self.train_dataset.add_column("reference_sums", self._precomputed_reference())
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -106,6 +108,10 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         logps, *turning = selected_logps(logits.flatten(0, 1), columns, inputs["input_ids"][rows, places], turns)
         logps = torch.zeros(completion.shape, device=logps.device).index_put((rows, places), logps)
         return logps, torch.cat(turning) if turning else None
+
+    def _refuse_sharded(self, setting: str) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise UsageError(f"{setting} needs a whole model in one process, and this one is sharded. Set it to 0.")
 
     def _precomputed_reference(self) -> list[list[float]]:
         """Return the reference's log-probability of each group's six responses, from disk if they were computed before."""

@@ -65,8 +65,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep big freed blocks instead of giving each back to the system.
 
-    Logits of a 49K vocabulary are hundreds of megabytes a step; returning and faulting them in anew took 40% of the time
-    of a CPU training step. Elsewhere than on glibc this does nothing.
+    Logits of a 49K vocabulary are hundreds of megabytes a step; returning and faulting them in anew takes much of the
+    time of a CPU training step. Elsewhere than on glibc this does nothing.
     """
     import ctypes
 

@@ -1,4 +1,4 @@
-"""The training objective on ranked groups: 15 pair losses from 6 responses, and two terms beside them. Pure tensors.
+"""The training objective on ranked groups: 15 pair losses from 6 responses, and the terms beside them. Pure tensors.
 
 A group's six responses share the prompt and their beginnings, so they are packed into one sequence that holds every
 distinct beginning once: a tree, in which a token attends to its ancestors alone. Its log-probabilities are those of the

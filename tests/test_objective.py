@@ -1,4 +1,4 @@
-"""The grouped objective is stock DPO on the fifteen pairs; its two terms touch what they should."""
+"""The grouped objective is stock DPO on the fifteen pairs; its terms touch what they should."""
 
 import math
 from typing import Any
