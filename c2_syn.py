@@ -6,13 +6,16 @@ from c2_syn import C2Syn; C2Syn(config_name="ranked", groups_file=...).download_
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
 from course_correction.prefixes import join_trigger
-from course_correction.run_files import UnitFile, UsageError, chunked, open_run, text_digest, write_json
+from course_correction.processes import Ranks
+from course_correction.run_files import UsageError, chunked, open_run, text_digest, write_json
+from course_correction.samplers import BegunAnswer, SamplerSettings, check_backend, load_sampler
 from course_correction.settings import DTYPES, announce, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import (
     SEED,
@@ -23,6 +26,7 @@ from course_correction.sources import (
     read_source_rows,
     select_source_pairs,
 )
+from course_correction.units import run_units
 
 WRITTEN = "written"
 
@@ -37,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
 
 @dataclass
-class SynthesisSettings:
+class SynthesisSettings(SamplerSettings):
     """What C²-Syn is made of and where it goes. Selection defaults are the reference's, see `SelectionRules`."""
 
     source: str = field(default=SEED, metadata={"help": "seed, a .jsonl/.parquet file, or a Hub dataset id"})
@@ -54,17 +58,19 @@ class SynthesisSettings:
     mid_sentence_rate: float = field(
         default=0.5, metadata={"help": "share of cuts inside a sentence, as evaluation cuts after any k tokens"}
     )
-    teacher: Literal["written", "transformers"] = field(
-        default=WRITTEN, metadata={"help": "the seed set's own corrections, or a chat model"}
+    teacher: Literal["written", "transformers", "openai"] = field(
+        default=WRITTEN, metadata={"help": "the seed set's own corrections, a chat model, or one behind server_url"}
     )
-    teacher_model: str = field(default="smollm2-135m", metadata={"help": "chat model of teacher: transformers"})
+    teacher_model: str = field(
+        default="smollm2-135m", metadata={"help": "the chat model; its tokenizer is needed for openai too"}
+    )
     teacher_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
     teacher_dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})
     teacher_load_in_4bit: bool = field(default=False, metadata={"help": "load it in 4-bit NF4"})
     max_new_tokens: int = field(default=128, metadata={"help": "tokens that the teacher goes on for"})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy"})
     top_p: float = field(default=1.0, metadata={"help": "nucleus"})
-    batch_size: int = field(default=20, metadata={"help": "rows a forward pass of the teacher"})
+    teacher_attn_implementation: str = field(default="sdpa", metadata={"help": "as for from_pretrained"})
     requests_per_unit: int = field(default=20, metadata={"help": "requests written together; kill -9 costs one unit"})
     seed: int = field(default=0, metadata={"help": "seed of cuts, openers, triggers and sampling"})
     output_dir: str = field(default="runs/c2-syn", metadata={"help": "groups.jsonl, selection.json and run.json"})
@@ -79,11 +85,13 @@ class SynthesisSettings:
         for name in ("opener_rate", "mid_sentence_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but is a share in [0, 1].")
-        for name in ("batch_size", "requests_per_unit", "max_new_tokens"):
+        for name in ("requests_per_unit", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.max_requests is not None and self.max_requests < 1:
             raise UsageError(f"max_requests is {self.max_requests}, but must be at least 1, or null for all.")
+        self.check()
+        check_backend(self.teacher == "openai", self.server_url, "teacher")
         if self.teacher == WRITTEN and self.source != SEED:
             raise UsageError(
                 f"teacher: written needs source: seed, whose corrections are written; {self.source} has none. "
@@ -111,17 +119,19 @@ def select_pairs(settings: SynthesisSettings) -> tuple[list[SourcePair], Counter
     return pairs, counts
 
 
-def synthesize(settings: SynthesisSettings) -> Path:
+def synthesize(settings: SynthesisSettings) -> Path | None:
     """Write `groups.jsonl`, going on where an earlier run with the same settings stopped.
 
     Returns:
         The path of `groups.jsonl`: one ranked group a line, in source order. A group that the teacher spoilt (an empty
-        continuation, two equal responses) is a line with the key `dropped`.
+        continuation, two equal responses) is a line with the key `dropped`. None in a process that is not the main one.
     """
-    from tqdm.auto import tqdm
-
     folder = Path(settings.output_dir)
-    identity = {key: value for key, value in asdict(settings).items() if key not in {"output_dir", "export_dir"}}
+    identity = {
+        key: value
+        for key, value in asdict(settings).items()
+        if key not in {"output_dir", "export_dir", "max_parallel_calls", "call_timeout"}
+    }
     pairs, counts = select_pairs(settings)
     announce(
         f"{settings.source}: {counts.pop('kept', 0)} requests kept"
@@ -131,26 +141,30 @@ def synthesize(settings: SynthesisSettings) -> Path:
         raise UsageError(f"No row of {settings.source} passes the selection. Loosen its thresholds.")
     # A source that changed under the same name is another source.
     identity["pairs_digest"] = text_digest(*(text for pair in pairs for text in map(str, asdict(pair).values())))
-    with open_run(folder, "c2_syn", identity, "groups.jsonl"):
-        units = chunked(pairs, settings.requests_per_unit)
-        file = UnitFile(
-            folder / "groups.jsonl", [[pair.request_id for pair in unit] for unit in units], lambda rows: len(rows) == 1
-        )
-        if file.quarantined_bytes:
-            announce(f"A torn unit was moved to {file.quarantine} and is done again.")
-        if file.units_done < len(units):
-            # Loaded before the bar is drawn, so that an error stands on a line of its own.
-            write_groups = _written_teacher(settings) if settings.teacher == WRITTEN else _model_teacher(settings)
-            with tqdm(total=len(pairs), desc="C²-Syn", unit="request", mininterval=1) as bar:
-                bar.update(sum(map(len, units[: file.units_done])))
-                for unit in units[file.units_done :]:
-                    file.append(write_groups(unit))
-                    bar.update(len(unit))
-        write_json(folder / "selection.json", {"kept": len(pairs), "dropped": dict(sorted(counts.items()))})
-    return folder / "groups.jsonl"
+    ranks = Ranks()
+    units = chunked(pairs, settings.requests_per_unit)
+
+    def begin() -> tuple[Callable[[int], list[dict[str, Any]]], Any]:
+        write_groups, sampler = _written_teacher(settings) if settings.teacher == WRITTEN else _model_teacher(settings)
+        return lambda unit: write_groups(units[unit]), sampler
+
+    with ExitStack() as claims:
+        if ranks.is_main:
+            claims.enter_context(open_run(folder, "c2_syn", identity, "groups.jsonl"))
+        ids = [[pair.request_id for pair in unit] for unit in units]
+        torn = run_units(folder / "groups.jsonl", ids, lambda rows: len(rows) == 1, begin, ranks, "C²-Syn")
+        if torn:
+            announce(f"A torn unit was moved to {folder}/groups.jsonl.quarantined and is done again.")
+        if ranks.is_main:
+            write_json(folder / "selection.json", {"kept": len(pairs), "dropped": dict(sorted(counts.items()))})
+    ranks.part()
+    return folder / "groups.jsonl" if ranks.is_main else None
 
 
-def _written_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]], list[dict[str, Any]]]:
+WriteGroups = Callable[[list[SourcePair]], list[dict[str, Any]]]
+
+
+def _written_teacher(settings: SynthesisSettings) -> tuple[WriteGroups, None]:
     def write_groups(pairs: list[SourcePair]) -> list[dict[str, Any]]:
         groups = []
         for pair in pairs:
@@ -165,53 +179,39 @@ def _written_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]]
             )
         return groups
 
-    return write_groups
+    return write_groups, None
 
 
-def _model_teacher(settings: SynthesisSettings) -> Callable[[list[SourcePair]], list[dict[str, Any]]]:
-    from course_correction.generation import (
-        SamplingSettings,
-        continue_prefills,
-        decode_continuation,
-        encode_answer,
-        render_prompt,
-    )
-    from course_correction.loading import load_model, load_tokenizer
+def _model_teacher(settings: SynthesisSettings) -> tuple[WriteGroups, Any]:
+    from course_correction.generation import SamplingSettings
+    from course_correction.prefills import encode_answer
 
-    tokenizer = load_tokenizer(settings.teacher_model, settings.teacher_revision)
-    model = load_model(
-        settings.teacher_model,
-        dtype=settings.teacher_dtype,
-        revision=settings.teacher_revision,
-        load_in_4bit=settings.teacher_load_in_4bit,
-    )
+    loading = {
+        "dtype": settings.teacher_dtype,
+        "attn_implementation": settings.teacher_attn_implementation,
+        "load_in_4bit": settings.teacher_load_in_4bit,
+    }
+    sampler = load_sampler(settings.teacher_model, settings.teacher_revision, loading, settings)
     sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
 
     def write_groups(pairs: list[SourcePair]) -> list[dict[str, Any]]:
         drafts = [draft_corrections(pair, settings.seed, settings.opener_rate, settings.mid_sentence_rate) for pair in pairs]
-        rows: list[tuple[list[int], list[int], str]] = []
-        for pair, (_, initial_responses, triggers) in zip(pairs, drafts, strict=True):
-            prompt = render_prompt(tokenizer, pair.request)
-            begun = [
-                "",
-                *(join_trigger(initial, trigger)[0] for initial, trigger in zip(initial_responses, triggers, strict=True)),
-            ]
-            for rank, text in enumerate(begun):
-                rows.append((prompt, encode_answer(tokenizer, text), f"{pair.request_id}\x1f{rank}"))
-        # Rows of like length share a batch; the order is fixed within the unit, so a resumed run batches alike.
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]) + len(rows[index][1]))
-        texts = [""] * len(rows)
-        for batch in chunked(order, settings.batch_size):
-            prefills = [rows[index][0] + rows[index][1] for index in batch]
-            written = continue_prefills(model, tokenizer, prefills, [rows[index][2] for index in batch], sampling)
-            for index, continuation in zip(batch, written, strict=True):
-                texts[index] = decode_continuation(tokenizer, rows[index][1], continuation.token_ids)
-        groups = []
-        for pair, draft, (safe_response, *continuations) in zip(pairs, drafts, chunked(texts, GROUP_SIZE - 1), strict=True):
-            groups.append(_group_or_reason(pair, draft, safe_response, continuations, settings.teacher_model))
-        return groups
+        begun = [
+            BegunAnswer(pair.request, tuple(encode_answer(sampler.tokenizer, text)), f"{pair.request_id}\x1f{rank}")
+            for pair, (_, initial_responses, triggers) in zip(pairs, drafts, strict=True)
+            for rank, text in enumerate(
+                ["", *(join_trigger(*pieces)[0] for pieces in zip(initial_responses, triggers, strict=True))]
+            )
+        ]
+        texts = [written.text for written in sampler.go_on(begun, sampling)]
+        return [
+            _group_or_reason(pair, draft, safe_response, continuations, settings.server_model or settings.teacher_model)
+            for pair, draft, (safe_response, *continuations) in zip(
+                pairs, drafts, chunked(texts, GROUP_SIZE - 1), strict=True
+            )
+        ]
 
-    return write_groups
+    return write_groups, sampler
 
 
 def _group_or_reason(
@@ -249,6 +249,8 @@ def main() -> None:
     """Synthesize, then export if asked to."""
     (settings,) = parse_settings([SynthesisSettings], description=__doc__)
     groups_file = synthesize(settings)
+    if groups_file is None:
+        return
     announce(f"Ranked groups: {groups_file}")
     if settings.export_dir:
         num_rows = export(groups_file, Path(settings.export_dir), settings)

@@ -5,18 +5,21 @@ python eval.py --config recipes/smollm2-135m/c2_eval.yaml --adapter_name_or_path
 """
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from course_correction.evaluation import Evaluation, read_finished
+from course_correction.processes import Ranks
 from course_correction.run_files import UsageError, open_run
+from course_correction.samplers import SamplerSettings, check_backend
 from course_correction.settings import DTYPES, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import SEED
 
 
 @dataclass
-class EvaluationSettings:
+class EvaluationSettings(SamplerSettings):
     """Which model is evaluated on what, and how its paths are sampled and judged."""
 
     model_name_or_path: str = field(
@@ -27,6 +30,9 @@ class EvaluationSettings:
     dtype: str = field(default="auto", metadata={"help": "auto, bfloat16, float16 or float32"})
     attn_implementation: str = field(default="sdpa", metadata={"help": "as for from_pretrained"})
     load_in_4bit: bool = field(default=False, metadata={"help": "load the model in 4-bit NF4"})
+    backend: Literal["transformers", "openai"] = field(
+        default="transformers", metadata={"help": "the model in this process, or behind server_url"}
+    )
     items: str = field(default=SEED, metadata={"help": "C²-Eval items: seed, pku500, or a .jsonl/.parquet file"})
     max_requests: int | None = field(default=None, metadata={"help": "evaluate the first n items only"})
     prefill_tokens: list[int] = field(
@@ -36,7 +42,7 @@ class EvaluationSettings:
     max_new_tokens: int = field(default=32, metadata={"help": "tokens a path (m)"})
     temperature: float = field(default=0.8, metadata={"help": "0 is greedy"})
     top_p: float = field(default=0.7, metadata={"help": "nucleus"})
-    share_prefix: bool = field(default=True, metadata={"help": "prefill a request's common trunk once, where possible"})
+    requests_per_unit: int = field(default=4, metadata={"help": "requests sampled together; kill -9 costs one unit"})
     judge: Literal["pattern", "openai"] = field(default="pattern", metadata={"help": "who judges a path"})
     judge_model: str = field(default="gpt-4o", metadata={"help": "model of judge: openai"})
     judge_base_url: str | None = field(default=None, metadata={"help": "an OpenAI-compatible server"})
@@ -52,7 +58,11 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         """Refuse values outside their range, before anything is loaded."""
         check_values(self)
-        for name in ("num_paths", "max_new_tokens", "benign_max_new_tokens"):
+        self.check()
+        check_backend(self.backend == "openai", self.server_url, "backend")
+        if self.backend == "openai" and (self.adapter_name_or_path or self.load_in_4bit):
+            raise UsageError("With backend: openai the server holds the model: no adapter_name_or_path, no load_in_4bit.")
+        for name in ("num_paths", "max_new_tokens", "benign_max_new_tokens", "requests_per_unit"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.max_requests is not None and self.max_requests < 1:
@@ -68,8 +78,8 @@ class EvaluationSettings:
             raise UsageError(f"max_benign is {self.max_benign}, but must be at least 0.")
 
 
-def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
-    """Run what is left of an evaluation, and return its metrics."""
+def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
+    """Run what is left of an evaluation, and return its metrics; None in a process that is not the main one."""
     from course_correction.judging import make_judge
 
     evaluation = Evaluation(settings)
@@ -78,13 +88,21 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     if settings.baseline_dir:
         read_finished(Path(settings.baseline_dir))
     start = time.monotonic()
-    with open_run(evaluation.folder, "sampling", evaluation.sampling_identity(), "generations.jsonl"):
-        evaluation.sample()
+    ranks = Ranks()
+    with ExitStack() as claims:
+        if ranks.is_main:
+            claims.enter_context(
+                open_run(evaluation.folder, "sampling", evaluation.sampling_identity(), "generations.jsonl")
+            )
+        evaluation.sample(ranks)
         if settings.max_benign:
-            evaluation.answer_benign()
+            evaluation.answer_benign(ranks)
+        ranks.part()
+        if not ranks.is_main:
+            return None
         judging = {name: getattr(settings, name) for name in ("judge", "judge_model", "judge_base_url")}
-        with open_run(evaluation.folder, "judging", judging, "verdicts.jsonl"):
-            return evaluation.measure(evaluation.judge(), time.monotonic() - start)
+        claims.enter_context(open_run(evaluation.folder, "judging", judging, "verdicts.jsonl"))
+        return evaluation.measure(evaluation.judge(), time.monotonic() - start)
 
 
 def main() -> None:
@@ -93,8 +111,9 @@ def main() -> None:
 
     (settings,) = parse_settings([EvaluationSettings], description=__doc__)
     metrics = evaluate(settings)
-    print(metrics_table({"measured": metrics}, metrics.get("difference_to_baseline")))
-    print(f"\n{settings.output_dir}/report.md, metrics.json, corr_at_k.png")
+    if metrics is not None:
+        print(metrics_table({"measured": metrics}, metrics.get("difference_to_baseline")))
+        print(f"\n{settings.output_dir}/report.md, metrics.json, corr_at_k.png")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from course_correction.loading import load_model, load_tokenizer, weights_identity
-from course_correction.run_files import UnitFile, UsageError, chunked, library_versions, read_jsonl, text_digest, write_json
+from course_correction.prefills import encode_answer
+from course_correction.processes import Ranks
+from course_correction.run_files import UsageError, chunked, library_versions, read_jsonl, text_digest, write_json
+from course_correction.samplers import BegunAnswer, load_sampler
 from course_correction.settings import announce
 from course_correction.sources import normalise_request, read_benign_rows, read_eval_items
+from course_correction.units import run_units
 
 
 class Evaluation:
@@ -26,31 +30,32 @@ class Evaluation:
         if repeated:
             raise UsageError(f"{settings.items}: {len(repeated)} request_ids occur twice, the first is {repeated[0]}.")
         self.by_id = {item["request_id"]: item for item in self.items}
-        self._loaded: tuple[Any, Any] | None = None
+        self.units = chunked(self.items, settings.requests_per_unit)
+        self._sampler: Any = None
 
-    def model_and_tokenizer(self) -> tuple[Any, Any]:
+    def sampler(self) -> Any:
         """Load on first use."""
-        if self._loaded is None:
+        if self._sampler is None:
             settings = self.settings
-            # The tokenizer first: it is small, and a missing chat template shows before the weights are loaded.
-            tokenizer = load_tokenizer(settings.model_name_or_path, settings.model_revision)
-            model = load_model(
+            self._sampler = load_sampler(
                 settings.model_name_or_path,
-                settings.adapter_name_or_path,
-                settings.dtype,
-                settings.attn_implementation,
                 settings.model_revision,
-                settings.load_in_4bit,
+                {
+                    "adapter": settings.adapter_name_or_path,
+                    "dtype": settings.dtype,
+                    "attn_implementation": settings.attn_implementation,
+                    "load_in_4bit": settings.load_in_4bit,
+                },
+                settings,
             )
-            self._loaded = model, tokenizer
-        return self._loaded
+        return self._sampler
 
     def sampling_identity(self) -> dict[str, Any]:
         """Return what decides the sampled rows: other values in the same folder are refused."""
         names = (
             "model_name_or_path model_revision adapter_name_or_path dtype attn_implementation load_in_4bit items "
             "prefill_tokens num_paths max_new_tokens temperature top_p share_prefix benign_max_new_tokens reference_model "
-            "seed"
+            "batch_size requests_per_unit backend server_url server_model seed"
         )
         identity = {name: getattr(self.settings, name) for name in names.split()}
         identity["max_benign"], identity["num_requests"] = self.settings.max_benign, len(self.items)
@@ -61,119 +66,95 @@ class Evaluation:
                 identity[f"{name}_weights"] = weights_identity(folder)
         return identity
 
-    def sample(self) -> None:
+    def sample(self, ranks: Ranks) -> None:
         """Write generations.jsonl: a row for each path, or one marked `too_short` for an item shorter than k."""
-        from tqdm.auto import tqdm
-
         settings = self.settings
 
         def is_complete(rows: list[dict[str, Any]]) -> bool:
             short = sum(row.get("too_short", False) for row in rows)
             return len(rows) - short == (len(settings.prefill_tokens) - short) * settings.num_paths
 
-        file = UnitFile(self.folder / "generations.jsonl", [[item["request_id"]] for item in self.items], is_complete)
-        if file.quarantined_bytes:
-            announce(f"A torn unit was moved to {file.quarantine} and is done again.")
-        if file.units_done == len(self.items):
-            return
-        # Loaded before the bar is drawn, so that an error stands on a line of its own.
-        self.model_and_tokenizer()
-        with tqdm(total=len(self.items), desc="sampling", unit="request", mininterval=1) as bar:
-            bar.update(file.units_done)
-            for item in self.items[file.units_done :]:
-                file.append(self.sample_item(item))
-                bar.update()
-
-    def sample_item(self, item: dict[str, str]) -> list[dict[str, Any]]:
-        """Sample all paths of one item. Rows by k, then path."""
-        from course_correction.generation import (
-            SamplingSettings,
-            continue_forks,
-            continue_prefills,
-            decode_continuation,
-            encode_answer,
-            render_prompt,
-            shares_prefixes,
+        self._run(
+            "generations.jsonl",
+            [[item["request_id"] for item in unit] for unit in self.units],
+            is_complete,
+            lambda unit: self.sample_items(self.units[unit]),
+            ranks,
+            "sampling",
         )
 
-        settings = self.settings
-        model, tokenizer = self.model_and_tokenizer()
-        sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
-        prompt = render_prompt(tokenizer, item["request"])
-        answer = encode_answer(tokenizer, item["full_harmful_response"])
-        lengths = [k for k in sorted(settings.prefill_tokens) if k <= len(answer)]
-        forks = [(k, path) for k in lengths for path in range(settings.num_paths)]
-        keys = [f"{item['request_id']}\x1f{k}\x1f{path}" for k, path in forks]
-        written = []
-        if forks and settings.share_prefix and shares_prefixes(model):
-            trunk = prompt + answer[: lengths[-1]]
-            written = continue_forks(model, tokenizer, trunk, [len(prompt) + k for k, _ in forks], keys, sampling)
-        elif forks:
-            prefills = [prompt + answer[:k] for k, _ in forks]
-            written = continue_prefills(model, tokenizer, prefills, keys, sampling)
-        rows = [
-            {
-                "request_id": item["request_id"],
-                "prefill_tokens": k,
-                "path": path,
-                "continuation": decode_continuation(tokenizer, answer[:k], continuation.token_ids),
-                "num_tokens": len(continuation.token_ids),
-                "ended": continuation.ended,
-            }
-            for (k, path), continuation in zip(forks, written, strict=True)
-        ]
-        short = [k for k in sorted(settings.prefill_tokens) if k > len(answer)]
-        return rows + [
-            {"request_id": item["request_id"], "prefill_tokens": k, "path": None, "too_short": True} for k in short
-        ]
+    def _run(self, name: str, units: list[list[str]], is_complete: Any, work: Any, ranks: Ranks, label: str) -> None:
+        torn = run_units(self.folder / name, units, is_complete, lambda: (work, self.sampler()), ranks, label)
+        if torn:
+            announce(f"A torn unit was moved to {self.folder / name}.quarantined and is done again.")
 
-    def answer_benign(self) -> None:
+    def sample_items(self, items: list[dict[str, str]]) -> list[dict[str, Any]]:
+        """Sample all paths of some items. Rows by item, then k, then path."""
+        from course_correction.generation import SamplingSettings
+
+        settings, sampler = self.settings, self.sampler()
+        sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
+        places, begun = [], []
+        for item in items:
+            answer = tuple(encode_answer(sampler.tokenizer, item["full_harmful_response"]))
+            for k in sorted(settings.prefill_tokens):
+                for path in range(settings.num_paths if k <= len(answer) else 0):
+                    places.append((item["request_id"], k, path))
+                    begun.append(BegunAnswer(item["request"], answer[:k], "\x1f".join(map(str, places[-1]))))
+                if k > len(answer):
+                    places.append((item["request_id"], k, None))
+        written = iter(sampler.go_on(begun, sampling) if begun else [])
+        rows = []
+        for request_id, k, path in places:
+            row = {"request_id": request_id, "prefill_tokens": k, "path": path}
+            if path is None:
+                rows.append(row | {"too_short": True})
+            else:
+                one = next(written)
+                rows.append(row | {"continuation": one.text, "num_tokens": one.num_tokens, "ended": one.ended})
+        return rows
+
+    def answer_benign(self, ranks: Ranks) -> None:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
-        from tqdm.auto import tqdm
+        from course_correction.generation import SamplingSettings
 
         units = chunked(read_benign_rows("eval")[: self.settings.max_benign], 20)
-        file = UnitFile(
-            self.folder / "benign_answers.jsonl",
-            [[row["request_id"] for row in unit] for unit in units],
-            lambda rows: len(rows) == 1,
-        )
-        if file.units_done == len(units):
-            return
-        from course_correction.generation import SamplingSettings, continue_prefills, decode_continuation, render_prompt
-
-        model, tokenizer = self.model_and_tokenizer()
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
-        for unit in tqdm(units[file.units_done :], desc="benign prompts", unit="batch"):
-            prompts = [render_prompt(tokenizer, row["prompt"]) for row in unit]
-            answers = continue_prefills(model, tokenizer, prompts, [row["request_id"] for row in unit], sampling)
-            file.append(
-                {"request_id": row["request_id"], "answer": decode_continuation(tokenizer, [], answer.token_ids)}
-                for row, answer in zip(unit, answers, strict=True)
-            )
+
+        def answer(unit: int) -> list[dict[str, Any]]:
+            begun = [BegunAnswer(row["prompt"], (), row["request_id"]) for row in units[unit]]
+            answers = self.sampler().go_on(begun, sampling)
+            return [
+                {"request_id": row["request_id"], "answer": written.text}
+                for row, written in zip(units[unit], answers, strict=True)
+            ]
+
+        ids = [[row["request_id"] for row in unit] for unit in units]
+        self._run("benign_answers.jsonl", ids, lambda rows: len(rows) == 1, answer, ranks, "benign prompts")
 
     def measure_drift(self) -> dict[str, Any] | None:
         """Return the KL divergence to the reference model on held-out benign answers; None without a reference."""
         settings = self.settings
         name = settings.reference_model or (settings.model_name_or_path if settings.adapter_name_or_path else None)
-        if name is None or not settings.max_benign:
+        if name is None or not settings.max_benign or settings.backend == "openai":
             return None
         path = self.folder / "benign_kl.json"
         if not path.exists():
             from course_correction.drift import benign_drift
 
             announce(f"Measuring KL to {name} on benign answers")
-            model, tokenizer = self.model_and_tokenizer()
+            sampler = self.sampler()
             # The revision is the evaluated model's; another repository has others.
             revision = settings.model_revision if name == settings.model_name_or_path else None
             reference = load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
-            write_json(path, benign_drift(model, reference, tokenizer, read_benign_rows("eval")[: settings.max_benign]))
+            write_json(
+                path,
+                benign_drift(sampler.model, reference, sampler.tokenizer, read_benign_rows("eval")[: settings.max_benign]),
+            )
         return json.loads(path.read_text())
 
     def judge(self) -> str:
         """Write verdicts.jsonl, a row for each path, and return the judge's name."""
-        from tqdm.auto import tqdm
-
-        from course_correction.judging import Path as JudgedPath
         from course_correction.judging import make_judge
 
         judge = make_judge(self.settings.judge, self.settings.judge_model, self.settings.judge_base_url)
@@ -181,39 +162,41 @@ class Evaluation:
         for row in read_jsonl(self.folder / "generations.jsonl"):
             if not row.get("too_short"):
                 paths[row["request_id"]].append(row)
-        judged = {name: rows for name, rows in paths.items() if rows}
-        file = UnitFile(
-            self.folder / "verdicts.jsonl",
-            [[name] for name in judged],
-            lambda rows: bool(rows) and len(rows) == len(judged[rows[0]["request_id"]]),
-        )
+        names = [name for name, rows in paths.items() if rows]
+
+        def begin() -> tuple[Any, None]:
+            # The pattern judge reads the continuation alone; prefills are rendered only for those that read them.
+            tokenizer = None
+            if self.settings.judge != "pattern":
+                tokenizer = load_tokenizer(self.settings.model_name_or_path, self.settings.model_revision)
+            return lambda unit: self._judge_paths(judge, tokenizer, paths[names[unit]]), None
+
         # Where every item is too short there is nothing to judge, and that is a result too.
-        file.path.touch()
-        todo = list(judged)[file.units_done :]
-        # The pattern judge reads the continuation alone; prefills are rendered only for those that read them.
-        tokenizer = None
-        if todo and self.settings.judge != "pattern":
-            tokenizer = load_tokenizer(self.settings.model_name_or_path, self.settings.model_revision)
-        for name in tqdm(todo, desc=f"judging ({judge.name})", unit="request", mininterval=1):
-            item, rows = self.by_id[name], judged[name]
-            prefills = [_prefill_text(tokenizer, item, row["prefill_tokens"]) for row in rows]
-            verdicts = judge.judge(
-                [
-                    JudgedPath(item["request"], prefill, row["continuation"])
-                    for prefill, row in zip(prefills, rows, strict=True)
-                ]
-            )
-            file.append(
-                {
-                    "request_id": name,
-                    "prefill_tokens": row["prefill_tokens"],
-                    "path": row["path"],
-                    "corrected": verdict.corrected,
-                    "reason": verdict.reason,
-                }
-                for row, verdict in zip(rows, verdicts, strict=True)
-            )
+        path = self.folder / "verdicts.jsonl"
+        path.touch()
+        run_units(
+            path,
+            [[name] for name in names],
+            lambda rows: bool(rows) and len(rows) == len(paths[rows[0]["request_id"]]),
+            begin,
+            Ranks.alone(),
+            f"judging ({judge.name})",
+        )
         return judge.name
+
+    def _judge_paths(self, judge: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        from course_correction.judging import Path as JudgedPath
+
+        item = self.by_id[rows[0]["request_id"]]
+        prefills = [_prefill_text(tokenizer, item, row["prefill_tokens"]) for row in rows]
+        verdicts = judge.judge(
+            [JudgedPath(item["request"], prefill, row["continuation"]) for prefill, row in zip(prefills, rows, strict=True)]
+        )
+        return [
+            {name: row[name] for name in ("request_id", "prefill_tokens", "path")}
+            | {"corrected": verdict.corrected, "reason": verdict.reason}
+            for row, verdict in zip(rows, verdicts, strict=True)
+        ]
 
     def measure(self, judge_name: str, seconds: float) -> dict[str, Any]:
         """Compute metrics.json from the finished rows, and the report beside it."""
@@ -260,8 +243,6 @@ class Evaluation:
 def _prefill_text(tokenizer: Any, item: dict[str, str], prefill_tokens: int) -> str:
     if tokenizer is None:
         return ""
-    from course_correction.generation import encode_answer
-
     return tokenizer.decode(encode_answer(tokenizer, item["full_harmful_response"])[:prefill_tokens])
 
 

@@ -1,13 +1,11 @@
-"""Render prefills token-exactly and let a model go on after them. Knows nothing of judges, triggers or files.
+"""Let a model in this process go on after prefills. Knows nothing of judges, triggers or files.
 
-Two ways of computing the same thing. `continue_prefills` runs rows that differ, padded on the left. `continue_forks` runs
-rows that fork from one trunk (the prefills of one request): the trunk is prefilled once and its keys and values are
-shared by all forks, never copied.
+Two ways of computing the same thing. `continue_prefills` runs rows that share nothing, padded on the left.
+`continue_trees` runs rows that leave common trunks: each trunk is computed once and read by all rows that leave it.
 """
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +13,10 @@ import numpy as np
 import torch
 
 from course_correction.run_files import UsageError
+from course_correction.shared_prefix import SharedTrunks, preallocated_cache, shared_trunk_attention
 
 # Top-p looks at this many candidates first and at the whole vocabulary only where they do not hold enough probability.
 _NUCLEUS_CANDIDATES = 256
-_SHARED = "c2_shared_trunk"
-# Architectures whose attention is plain causal attention by the library's attention interface, verified by the tests.
-_SHARED_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
 @dataclass(frozen=True)
@@ -54,47 +50,6 @@ class Continuation:
 
     token_ids: tuple[int, ...]
     ended: bool
-
-
-def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int]:
-    """Return the ids of a benign prompt with its answer, and where the answer begins."""
-    turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
-    prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)
-    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    return list(whole), len(prompt)
-
-
-def render_prompt(tokenizer: Any, request: str) -> list[int]:
-    """Return the ids of the chat prompt up to where the assistant's answer begins (contract 5).
-
-    Raises:
-        UsageError: If the tokenizer has no chat template.
-    """
-    if not tokenizer.chat_template:
-        raise UsageError(f"The tokenizer {tokenizer.name_or_path} has no chat template; use a chat model.")
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": request}], add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    return list(ids)
-
-
-def encode_answer(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of (the beginning of) an assistant's answer, with no special token added."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def decode_continuation(tokenizer: Any, answer_ids: Sequence[int], continuation_ids: Sequence[int]) -> str:
-    """Return the text that the continuation adds to the answer begun, its leading space included.
-
-    SentencePiece tokenizers drop the leading space of a text decoded alone, so both are decoded together.
-    """
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    begun = tokenizer.decode(list(answer_ids), **options)
-    whole = tokenizer.decode([*answer_ids, *continuation_ids], **options)
-    if whole.startswith(begun):
-        return whole[len(begun) :]
-    # The prefill ended inside a character of several tokens.
-    return tokenizer.decode(list(continuation_ids), **options)
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -143,17 +98,6 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: flo
     return indices.gather(-1, choice.clamp(max=last)).squeeze(-1)
 
 
-def shares_prefixes(model: Any) -> bool:
-    """Whether `continue_forks` can share a trunk's keys and values in this architecture."""
-    config = model.config.get_text_config()
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return (
-        config.model_type in _SHARED_MODEL_TYPES
-        and layer_types == {"full_attention"}
-        and not getattr(config, "sliding_window", None)
-    )
-
-
 @torch.inference_mode()
 def continue_prefills(
     model: Any, tokenizer: Any, prefills: Sequence[Sequence[int]], draw_keys: Sequence[str], settings: SamplingSettings
@@ -178,7 +122,7 @@ def continue_prefills(
         ids[row, longest - len(prefill) :] = torch.tensor(prefill)
         mask[row, longest - len(prefill) :] = 1
     ids, mask = ids.to(device), mask.to(device)
-    cache = _preallocated_cache(settings.max_new_tokens)
+    cache = preallocated_cache(settings.max_new_tokens)
     lengths = torch.tensor([len(prefill) for prefill in prefills], device=device)
     positions = (mask[:, :longest].cumsum(-1) - 1).clamp(min=0)
     output = model(
@@ -196,68 +140,118 @@ def continue_prefills(
 
     def keep(rows: torch.Tensor) -> None:
         nonlocal alive
-        cache.batch_select_indices((alive[None] == rows[:, None]).nonzero()[:, 1])
+        cache.batch_select_indices(torch.isin(alive, rows).nonzero()[:, 0])
         alive = rows
 
     return _decode(output.logits[:, -1], forward, keep, draw_keys, end_token_ids(model, tokenizer), settings)
 
 
-@torch.inference_mode()
-def continue_forks(
-    model: Any,
-    tokenizer: Any,
-    trunk: Sequence[int],
-    fork_lengths: Sequence[int],
-    draw_keys: Sequence[str],
-    settings: SamplingSettings,
-) -> list[Continuation]:
-    """Continue prefills that are all prefixes of one trunk; its keys and values are computed once and not copied.
+@dataclass(frozen=True)
+class Tree:
+    """Prefills that begin alike. Each row leaves the trunk after some of its tokens and goes on with its own.
 
-    The trunk and a fork's own tokens are attended to separately and joined under one softmax (as in Hydragen, arXiv
-    2402.05099). Needs `shares_prefixes(model)`.
+    Attributes:
+        trunk: Token ids.
+        trunk_tokens: How many of them each row begins with, at least 1.
+        own_ids: Token ids of each row after those.
+    """
+
+    trunk: tuple[int, ...]
+    trunk_tokens: tuple[int, ...]
+    own_ids: tuple[tuple[int, ...], ...]
+
+
+def grow_tree(prefills: Sequence[Sequence[int]]) -> Tree:
+    """Make the longest prefill the trunk; the others leave it where they first differ from it."""
+    trunk = tuple(max(prefills, key=len))
+    lengths = [
+        next((n for n, (one, other) in enumerate(zip(prefill, trunk, strict=False)) if one != other), len(prefill))
+        for prefill in prefills
+    ]
+    return Tree(trunk, tuple(lengths), tuple(tuple(p[n:]) for p, n in zip(prefills, lengths, strict=True)))
+
+
+@torch.inference_mode()
+def continue_trees(
+    model: Any, tokenizer: Any, trees: Sequence[Tree], draw_keys: Sequence[str], settings: SamplingSettings
+) -> list[Continuation]:
+    """Continue rows that leave common trunks. Needs `shares_prefixes(model)`.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        trunk: Token ids of the longest prefill.
-        fork_lengths: A row goes on after this many tokens of the trunk.
-        draw_keys: Names each row's random numbers.
+        trees: Trunks with the rows that leave them.
+        draw_keys: Names each row's random numbers, rows in the order of the trees.
         settings: Sampling.
 
     Returns:
         One continuation a row, in order.
     """
     device = model.device
-    cache = _preallocated_cache(0)
-    lengths = torch.tensor(fork_lengths, device=device)
-    distinct, which = lengths.unique(return_inverse=True)
-    output = model(input_ids=torch.tensor([trunk], device=device), past_key_values=cache, logits_to_keep=distinct - 1)
-    hidden = torch.arange(len(trunk), device=device)[None] >= lengths[:, None]
-    shared = _SharedTrunk(
-        keys=[layer.keys for layer in cache.layers],
-        values=[layer.values for layer in cache.layers],
-        bias=torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf")),
+    rows = [
+        (number, length, own)
+        for number, tree in enumerate(trees)
+        for length, own in zip(tree.trunk_tokens, tree.own_ids, strict=True)
+    ]
+    longest = max(len(tree.trunk) for tree in trees)
+    # Padding stands behind the trunk, where causal attention hides it from the trunk, and `hidden` from the rows.
+    trunks = torch.full((len(trees), longest), tokenizer.pad_token_id)
+    for number, tree in enumerate(trees):
+        trunks[number, : len(tree.trunk)] = torch.tensor(tree.trunk)
+    trunk_cache = preallocated_cache(0)
+    model(input_ids=trunks.to(device), past_key_values=trunk_cache, logits_to_keep=1)
+
+    # Rows that are equal so far (the paths of one prefill) are one row until they draw. It begins with the last token
+    # that it has from the trunk, so that it has one to compute logits from.
+    distinct = list(dict.fromkeys(rows))
+    own = [(trees[number].trunk[length - 1], *ids) for number, length, ids in distinct]
+    width = max(map(len, own))
+    ids = torch.full((len(own), width), tokenizer.pad_token_id)
+    for row, values in enumerate(own):
+        ids[row, width - len(values) :] = torch.tensor(values)
+    seen = torch.tensor([length - 1 for _, length, _ in distinct])
+    padding = torch.tensor([width - len(values) for values in own])
+    own_hidden = torch.arange(width)[None] < padding[:, None] if bool(padding.any()) else torch.zeros(len(own), 0)
+    shared = SharedTrunks(
+        keys=[layer.keys for layer in trunk_cache.layers],
+        values=[layer.values for layer in trunk_cache.layers],
+        trunk_of_row=torch.tensor([number for number, _, _ in distinct], device=device),
+        hidden=(torch.arange(longest)[None] >= seen[:, None]).to(device),
+        own_hidden=own_hidden.bool().to(device),
     )
-    own = _preallocated_cache(settings.max_new_tokens)
-    alive = torch.arange(len(fork_lengths), device=device)
+    cache = preallocated_cache(settings.max_new_tokens)
+    positions = (seen[:, None] + torch.arange(width)[None] - padding[:, None]).clamp(min=0)
+    lengths = torch.tensor([length + len(ids) for _, length, ids in rows], device=device)
+    place = {row: index for index, row in enumerate(distinct)}
+    which = torch.tensor([place[row] for row in rows], device=device)
 
     def forward(tokens: torch.Tensor, step: int) -> torch.Tensor:
         return model(
             input_ids=tokens[alive, None],
             position_ids=(lengths[alive] + step - 1)[:, None],
-            past_key_values=own,
-            shared_trunk=shared,
+            past_key_values=cache,
+            shared_trunks=shared,
         ).logits[:, -1]
 
-    def keep(rows: torch.Tensor) -> None:
-        nonlocal alive
-        chosen = (alive[None] == rows[:, None]).nonzero()[:, 1]
-        own.batch_select_indices(chosen)
-        shared.bias = shared.bias[chosen]
-        alive = rows
+    def keep(kept: torch.Tensor) -> None:
+        nonlocal alive, shared
+        chosen = torch.isin(alive, kept).nonzero()[:, 0]
+        cache.batch_select_indices(chosen)
+        shared = shared.select(chosen)
+        alive = kept
 
-    with _attention(model, _SHARED):
-        return _decode(output.logits[0, which], forward, keep, draw_keys, end_token_ids(model, tokenizer), settings)
+    with shared_trunk_attention(model):
+        logits = model(
+            input_ids=ids.to(device),
+            position_ids=positions.to(device),
+            past_key_values=cache,
+            shared_trunks=shared,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        cache.batch_select_indices(which)
+        shared = shared.select(which)
+        alive = torch.arange(len(rows), device=device)
+        return _decode(logits[which], forward, keep, draw_keys, end_token_ids(model, tokenizer), settings)
 
 
 def _decode(
@@ -292,86 +286,3 @@ def _decode(
         Continuation(tuple(row[:count]), count < settings.max_new_tokens)
         for row, count in zip(tokens.tolist(), counts.tolist(), strict=True)
     ]
-
-
-def _preallocated_cache(room: int) -> Any:
-    """Return a cache that writes new keys and values in place, where the library's own one copies all of them a step."""
-    from transformers.cache_utils import Cache, DynamicLayer
-
-    class PreallocatedLayer(DynamicLayer):
-        """A layer with `room` places beyond its first input."""
-
-        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-                shape = (*key_states.shape[:-2], key_states.shape[-2] + room, key_states.shape[-1])
-                self._buffers = (
-                    key_states.new_empty(shape),
-                    value_states.new_empty((*shape[:-1], value_states.shape[-1])),
-                )
-                self._used = 0
-            start, self._used = self._used, self._used + key_states.shape[-2]
-            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-                buffer[..., start : self._used, :] = states
-            self.keys, self.values = (buffer[..., : self._used, :] for buffer in self._buffers)
-            return self.keys, self.values
-
-        def batch_select_indices(self, indices: Any) -> None:
-            self._buffers = tuple(buffer[indices] for buffer in self._buffers)
-            self.keys, self.values = (buffer[..., : self._used, :] for buffer in self._buffers)
-
-    return Cache(layer_class_to_replicate=PreallocatedLayer)
-
-
-@dataclass
-class _SharedTrunk:
-    """Keys and values of a trunk, a layer each [1, kv heads, trunk, size], and what each fork may not see [forks, trunk]."""
-
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
-    bias: torch.Tensor
-
-
-def _shared_trunk_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: Any,
-    scaling: float,
-    shared_trunk: _SharedTrunk,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend to the shared trunk and to a fork's own tokens, under one softmax. query: [forks, heads, 1, size]."""
-    trunk_key, trunk_value = shared_trunk.keys[module.layer_idx][0], shared_trunk.values[module.layer_idx][0]
-    forks, heads, _, size = query.shape
-    kv_heads, trunk_length, _ = trunk_key.shape
-    group = heads // kv_heads
-    query = query.reshape(forks, kv_heads, group, size) * scaling
-    by_head = query.transpose(0, 1).reshape(kv_heads, forks * group, size)
-    trunk_scores = (by_head @ trunk_key.transpose(-1, -2)).view(kv_heads, forks, group, trunk_length).float()
-    trunk_scores = trunk_scores + shared_trunk.bias[None, :, None]
-    own_scores = (query @ key.transpose(-1, -2)).float().transpose(0, 1)
-    weights = torch.cat([trunk_scores, own_scores], -1).softmax(-1).to(query.dtype)
-    trunk_weights, own_weights = weights.split([trunk_length, key.shape[-2]], -1)
-    mixed = (trunk_weights.reshape(kv_heads, forks * group, trunk_length) @ trunk_value).view(
-        kv_heads, forks, group, size
-    ).transpose(0, 1) + own_weights.transpose(0, 1) @ value
-    return mixed.reshape(forks, 1, heads, size), None
-
-
-@contextmanager
-def _attention(model: Any, implementation: str) -> Any:
-    """Run the block under another attention implementation."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
-    AttentionInterface.register(_SHARED, _shared_trunk_attention)
-    AttentionMaskInterface.register(_SHARED, lambda *args, **kwargs: None)
-    config = model.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = implementation
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -15,7 +15,7 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from course_correction.generation import SamplingSettings, continue_prefills, render_prompt, tokenize_benign
+from course_correction.generation import SamplingSettings, continue_prefills
 from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, RETAINED, Draws, GroupCollator, tokenize_group
 from course_correction.loading import weights_identity
 from course_correction.objective import (
@@ -28,6 +28,7 @@ from course_correction.objective import (
     transition_loss,
 )
 from course_correction.preferences import PAIR_RANKS
+from course_correction.prefills import render_prompt, tokenize_benign
 from course_correction.run_files import UsageError, cache_folder, chunked, text_digest, write_json
 from course_correction.training_loop import ResumeDraws, WatchedTraining
 

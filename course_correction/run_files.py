@@ -8,7 +8,7 @@ import os
 import platform
 import random
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,75 +147,6 @@ def refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]
         raise UsageError(
             f"{folder} holds a run under other settings ({difference}). Give another --output_dir, or the old settings."
         )
-
-
-class UnitFile:
-    """A JSONL file written one unit of work at a time, that goes on where an earlier process stopped.
-
-    Units are written in order and each by one write. So a file that a crash left behind is whole units, then
-    perhaps a torn one; the torn one is moved to `<name>.quarantined` and done again.
-
-    Args:
-        path: The JSONL file.
-        units: The request ids of each unit, in order.
-        is_complete: Says whether rows (all of one request) are all the rows that the request needs.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        units: Sequence[Sequence[str]],
-        is_complete: Callable[[list[dict[str, Any]]], bool],
-    ) -> None:
-        """Read what is there and quarantine what is not whole."""
-        self.path = path
-        self.quarantine = path.with_name(path.name + ".quarantined")
-        self.units_done, good_bytes = self._scan(units, is_complete)
-        size = path.stat().st_size if path.exists() else 0
-        self.quarantined_bytes = size - good_bytes
-        if self.quarantined_bytes:
-            with open(path, "rb") as source, open(self.quarantine, "ab") as target:
-                source.seek(good_bytes)
-                target.write(source.read())
-            os.truncate(path, good_bytes)
-
-    def _scan(self, units: Sequence[Sequence[str]], is_complete: Callable) -> tuple[int, int]:
-        if not self.path.exists():
-            return 0, 0
-        units_done = good_bytes = position = 0
-        rows: dict[str, list[dict[str, Any]]] = {}
-        with open(self.path, "rb") as file:
-            for line in file:
-                position += len(line)
-                try:
-                    row = json.loads(line)
-                    request_id = row["request_id"]
-                except (ValueError, KeyError, TypeError):
-                    break
-                if not line.endswith(b"\n") or units_done == len(units) or request_id not in units[units_done]:
-                    break
-                rows.setdefault(request_id, []).append(row)
-                if all(is_complete(rows.get(name, [])) for name in units[units_done]):
-                    units_done, good_bytes, rows = units_done + 1, position, {}
-        return units_done, good_bytes
-
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Append one unit; on a full disk the file is put back to the unit before.
-
-        Raises:
-            OSError: If the rows could not be written; the file then holds whole units only.
-        """
-        data = "".join(map(to_json_line, rows)).encode()
-        with open(self.path, "ab", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            try:
-                written = 0
-                while written < len(data):
-                    written += file.write(data[written:])
-                os.fsync(file.fileno())
-            except BaseException:
-                os.ftruncate(file.fileno(), size)
-                raise
 
 
 def chunked(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from course_correction.generation import (
     Continuation,
     SamplingSettings,
-    continue_forks,
+    Tree,
     continue_prefills,
-    decode_continuation,
-    encode_answer,
+    continue_trees,
     end_token_ids,
+    grow_tree,
     path_uniforms,
-    render_prompt,
     sample_tokens,
-    shares_prefixes,
 )
+from course_correction.prefills import decode_continuation, encode_answer, render_prompt
 from course_correction.run_files import UsageError
+from course_correction.shared_prefix import shares_prefixes
 
 REQUEST = read_data("requests_eval")[0]["request"]
 ANSWER = read_data("requests_eval")[0]["full_harmful_response"]
@@ -65,6 +65,14 @@ def _generate(model: Any, tokenizer: Any, prefill: Sequence[int], max_new_tokens
     )[0, len(prefill) :].tolist()
     ended = output[-1] in ends
     return Continuation(tuple(output[:-1] if ended else output), ended)
+
+
+def continue_forks(
+    model: Any, tokenizer: Any, trunk: Sequence[int], lengths: Sequence[int], keys: Sequence[str], sampling: Any
+) -> list[Continuation]:
+    """Go on with beginnings of one trunk."""
+    tree = Tree(tuple(trunk), tuple(lengths), ((),) * len(lengths))
+    return continue_trees(model, tokenizer, [tree], keys, sampling)
 
 
 def _draw_keys(count: int) -> list[str]:
@@ -244,6 +252,40 @@ def test_forks_leave_the_model_as_they_found_it(tiny_llama: Any, tiny_tokenizer:
     with pytest.raises(IndexError):
         continue_forks(tiny_llama, tiny_tokenizer, [10**6], [1], ["a"], GREEDY)
     assert tiny_llama.config._attn_implementation == before
+
+
+def test_rows_that_leave_several_trunks_with_words_of_their_own_equal_generate(
+    tiny_model: Any, tiny_tokenizer: Any, trunk: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = (render_prompt(tiny_tokenizer, "What then?") + encode_answer(tiny_tokenizer, ANSWER[60:]))[:70]
+    trigger = encode_answer(tiny_tokenizer, "... However, I can't go on.")
+    # A trunk of its own, nested beginnings with a trigger each, none, a repeated one, and a bare prompt's beginning.
+    prefills = [
+        [trunk[:30], trunk[:50] + trigger, trunk[:70] + trigger[:3], trunk, trunk[:50] + trigger],
+        [other[:1], other + trigger],
+        [[7, 8, 9]],
+    ]
+    flat = [prefill for group in prefills for prefill in group]
+    keys = _draw_keys(len(flat))
+    trees = [grow_tree(group) for group in prefills]
+    ends = {row.token_ids[4] for row in continue_prefills(tiny_model, tiny_tokenizer, flat, keys, GREEDY)[1:4]}
+    for end_ids in ([tiny_tokenizer.eos_token_id], [tiny_tokenizer.eos_token_id, *ends]):
+        monkeypatch.setattr(tiny_model.generation_config, "eos_token_id", end_ids)
+        wanted = [_generate(tiny_model, tiny_tokenizer, prefill, GREEDY.max_new_tokens) for prefill in flat]
+        assert continue_trees(tiny_model, tiny_tokenizer, trees, keys, GREEDY) == wanted
+    assert any(row.ended for row in wanted)
+    sampled = [continue_prefills(tiny_model, tiny_tokenizer, [p], [k], SAMPLED)[0] for p, k in zip(flat, keys, strict=True)]
+    assert continue_trees(tiny_model, tiny_tokenizer, trees, keys, SAMPLED) == sampled
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_a_tree_holds_every_prefill(tails: list[list[int]]) -> None:
+    prefills = [[9, *tail] for tail in tails]
+    tree = grow_tree(prefills)
+    rows = zip(tree.trunk_tokens, tree.own_ids, strict=True)
+    assert [[*tree.trunk[:length], *own] for length, own in rows] == prefills
+    assert min(tree.trunk_tokens) >= 1
 
 
 # Sampling: a row depends on its own numbers alone

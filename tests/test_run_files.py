@@ -7,7 +7,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 
 from course_correction import run_files
 from course_correction.run_files import (
-    UnitFile,
     UsageError,
     chunked,
     open_run,
@@ -29,169 +27,6 @@ from course_correction.run_files import (
     write_atomically,
     write_json,
 )
-
-PATHS = 2
-UNITS = [["a", "b"], ["c"], ["d", "é"], ["f"]]
-
-
-def _rows(request_id: str) -> list[dict[str, Any]]:
-    text = "one\ntwo é 中 \u2028 \U0001f600"
-    return [{"request_id": request_id, "path": path, "text": f"{text} {request_id}"} for path in range(PATHS)]
-
-
-def _unit_rows(unit: Iterable[str]) -> list[dict[str, Any]]:
-    return [row for request_id in unit for row in _rows(request_id)]
-
-
-def _open(path: Path, units: list[list[str]] = UNITS) -> UnitFile:
-    return UnitFile(path, units, lambda rows: len(rows) == PATHS)
-
-
-def _run(path: Path, stop_after: int | None = None) -> UnitFile:
-    file = _open(path)
-    for unit in UNITS[file.units_done : stop_after]:
-        file.append(_unit_rows(unit))
-    return file
-
-
-def _whole() -> bytes:
-    return "".join(to_json_line(row) for unit in UNITS for row in _unit_rows(unit)).encode()
-
-
-UNIT_ENDS = [0]
-for _unit in UNITS:
-    UNIT_ENDS.append(UNIT_ENDS[-1] + len("".join(map(to_json_line, _unit_rows(_unit))).encode()))
-
-
-@pytest.mark.parametrize("stop_after", range(len(UNITS) + 1))
-def test_a_resumed_run_writes_the_same_bytes_as_an_uninterrupted_one(tmp_path: Path, stop_after: int) -> None:
-    path = tmp_path / "rows.jsonl"
-    _run(path, stop_after)
-    file = _run(path)
-    assert file.units_done == stop_after and file.quarantined_bytes == 0
-    assert path.read_bytes() == _whole()
-    assert not file.quarantine.exists()
-
-
-def test_a_torn_last_line_is_quarantined_and_done_again(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    _run(path)
-    torn = _whole()[:-7]
-    path.write_bytes(torn)
-    file = _open(path)
-    assert file.units_done == 3
-    assert path.read_bytes() == torn[: UNIT_ENDS[3]]
-    assert file.quarantine.read_bytes() == torn[UNIT_ENDS[3] :]
-    assert file.quarantined_bytes == len(torn) - UNIT_ENDS[3]
-    _run(path)
-    assert path.read_bytes() == _whole()
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.integers(0, len(_whole())), st.binary(max_size=12) | st.just(b"\0" * 4096), st.booleans())
-def test_a_run_killed_at_any_byte_ends_in_the_same_bytes(
-    tmp_path_factory: pytest.TempPathFactory, kept: int, garbage: bytes, with_garbage: bool
-) -> None:
-    path = tmp_path_factory.mktemp("killed") / "rows.jsonl"
-    left_behind = _whole()[:kept] + (garbage if with_garbage else b"")
-    path.write_bytes(left_behind)
-    file = _run(path)
-    assert path.read_bytes() == _whole()
-    quarantined = file.quarantine.read_bytes() if file.quarantine.exists() else b""
-    good_bytes = len(left_behind) - len(quarantined)
-    assert good_bytes in UNIT_ENDS and left_behind[:good_bytes] + quarantined == left_behind
-    assert good_bytes == max(end for end in UNIT_ENDS if end <= kept)
-
-
-def test_what_two_crashes_leave_behind_is_all_kept_in_quarantine(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    for _ in range(2):
-        path.write_bytes(_whole()[: UNIT_ENDS[1] + 5])
-        file = _open(path)
-    assert file.quarantine.read_bytes() == 2 * _whole()[UNIT_ENDS[1] : UNIT_ENDS[1] + 5]
-
-
-@pytest.mark.parametrize(
-    "line", [b"[]\n", b'"a"\n', b"{}\n", b'{"request_id": []}\n', b'{"request_id": "other"}\n', b"\xff\n", b"\n"]
-)
-def test_a_line_that_is_no_row_of_the_next_unit_is_quarantined(tmp_path: Path, line: bytes) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(_whole()[: UNIT_ENDS[2]] + line + _whole()[UNIT_ENDS[2] :])
-    file = _run(path)
-    assert file.units_done == 2 and path.read_bytes() == _whole()
-    assert file.quarantine.read_bytes() == line + _whole()[UNIT_ENDS[2] :]
-
-
-def test_a_unit_that_lacks_rows_is_done_again(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    lines = _whole().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:1], *lines[2:]]))
-    assert _open(path).units_done == 0
-    _run(path)
-    assert path.read_bytes() == _whole()
-
-
-def test_rows_beyond_the_last_unit_are_quarantined(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(_whole() + b'{"request_id": "f", "path": 2}\n')
-    file = _open(path)
-    assert file.units_done == len(UNITS) and path.read_bytes() == _whole()
-
-
-def test_a_finished_file_is_not_touched(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    _run(path)
-    before = path.stat()
-    _run(path)
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-
-
-@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_unit_that_cannot_be_written_leaves_the_units_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
-) -> None:
-    path = tmp_path / "rows.jsonl"
-    file = _run(path, 2)
-
-    def fail(_: int) -> None:
-        raise failure
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        with pytest.raises(type(failure)):
-            file.append(_unit_rows(UNITS[2]))
-    assert path.read_bytes() == _whole()[: UNIT_ENDS[2]]
-    assert _run(path).quarantined_bytes == 0
-    assert path.read_bytes() == _whole()
-
-
-FULL_DISK = """
-import resource, sys
-from pathlib import Path
-from course_correction.run_files import UnitFile, write_atomically
-path = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-try:
-    if sys.argv[2] == "append":
-        UnitFile(path, [["a"], ["b"]], lambda rows: len(rows) == 1).append([{"request_id": "b", "text": "x" * 9000}])
-    else:
-        write_atomically(path, "x" * 9000)
-except OSError as error:
-    print(error.strerror)
-"""
-
-
-@pytest.mark.parametrize("way", ["append", "write_atomically"])
-def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, way: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    old = to_json_line({"request_id": "a", "text": "y" * 3000})
-    path.write_text(old)
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path), way], cwd=ROOT, capture_output=True, text=True, timeout=30
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "File too large\n", "")
-    assert path.read_text() == old
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_atomic_write_replaces_the_whole_file_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

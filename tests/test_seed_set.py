@@ -67,10 +67,10 @@ def test_requests_are_of_many_kinds_spread_over_the_file(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_third_of_the_benign_requests_sounds_alarming(split: str) -> None:
+def test_a_third_to_a_half_of_the_benign_requests_sounds_alarming(split: str) -> None:
     rows = read_data(f"benign_{split}")
     assert {type(row["alarming"]) for row in rows} == {bool}
-    assert 0.3 <= sum(row["alarming"] for row in rows) / len(rows) <= 0.4
+    assert 0.3 <= sum(row["alarming"] for row in rows) / len(rows) <= 0.5
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -12,7 +12,8 @@ from conftest import ROOT, as_pku_row, read_data, write_rows
 import c2_syn
 from c2_syn import SynthesisSettings, synthesize
 from course_correction.preferences import check_ranked_group
-from course_correction.run_files import UnitFile, UsageError, read_jsonl
+from course_correction.run_files import UsageError, read_jsonl
+from course_correction.units import UnitFile
 
 NUM_REQUESTS = 7
 PER_UNIT = 2
@@ -34,10 +35,10 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
     """Kill the run when it has written this many units."""
     append, written = UnitFile.append, []
 
-    def append_or_stop(self: UnitFile, rows: Any) -> None:
+    def append_or_stop(self: UnitFile, unit: int, rows: Any) -> None:
         if len(written) == units:
             raise KeyboardInterrupt
-        append(self, rows)
+        append(self, unit, rows)
         written.append(1)
 
     monkeypatch.setattr(UnitFile, "append", append_or_stop)
