@@ -20,6 +20,8 @@ from course_correction.run_files import UsageError, library_versions, refuse_oth
 from course_correction.settings import announce, parse_settings, run_script
 from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows
 
+_END = "its value at the last step, reached in a line; it stays the same without"
+
 
 @dataclass
 class ObjectiveSettings:
@@ -54,6 +56,9 @@ class ObjectiveSettings:
         default=0, metadata={"help": "also keep close on this many benign answers of the reference's own, greedy"}
     )
     retention_own_tokens: int = field(default=48, metadata={"help": "tokens of each of them"})
+    correction_nll_weight_end: float | None = field(default=None, metadata={"help": f"of correction_nll_weight: {_END}"})
+    transition_weight_end: float | None = field(default=None, metadata={"help": f"of transition_weight: {_END}"})
+    retention_weight_end: float | None = field(default=None, metadata={"help": f"of retention_weight: {_END}"})
     pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
 
     def __post_init__(self) -> None:
@@ -63,6 +68,10 @@ class ObjectiveSettings:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
             if getattr(self, name) and self.objective == "pairwise":
                 raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
+        for name in ("correction_nll_weight", "transition_weight", "retention_weight"):
+            end = getattr(self, f"{name}_end")
+            if end is not None and (end < 0 or not getattr(self, name)):
+                raise UsageError(f"{name}_end is {end}; it needs at least 0, and {name} above 0.")
         if not 0 < self.transition_target <= 1:
             raise UsageError(f"transition_target is {self.transition_target}, but is a probability in (0, 1].")
         for name in ("transition_rows", "retention_own_answers", "retention_start_boost"):

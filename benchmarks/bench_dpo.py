@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import RANDOM_7B, random_model_folder
 from course_correction.run_files import UsageError, library_versions, write_json
 from course_correction.settings import announce, parse_settings, run_script
 
-RANDOM_7B = "llama2-7b-shape"
 KINDS = ("stock", "grouped")
 
 
@@ -43,20 +43,6 @@ class BenchSettings:
             raise UsageError(f"rounds is {self.rounds} and lora_r {self.lora_r}; at least 1 and 0 are needed.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UsageError(f"dtype is {self.dtype!r}, but takes float32 or bfloat16.")
-
-
-def random_model_folder(folder: Path) -> str:
-    """Save a config of Llama-2-7B's shape with SmolLM2's tokenizer, and return the folder; weights come later."""
-    from transformers import LlamaConfig
-
-    from course_correction.loading import load_tokenizer
-
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
-    )
-    config.save_pretrained(folder)
-    load_tokenizer("smollm2-135m", None, False).save_pretrained(folder)
-    return str(folder)
 
 
 def make_trainer(kind: str, settings: BenchSettings, folder: Path) -> tuple[Any, list[list[Any]]]:

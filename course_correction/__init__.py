@@ -1,8 +1,9 @@
 """Course-correction: measure it (C²-Eval), make data that teaches it (C²-Syn), train it (DPO).
 
 The modules follow the flow of the data; each imports only what stands above it here:
-`run_files`, `settings` -> `sources` -> `prefixes` -> `loading` -> `generation` -> `preferences` -> `judging` ->
-`metrics` -> `report` -> `drift` -> `evaluation`, behind `eval.py`. `training_data` and `objective` -> `group_batches` ->
+`run_files`, `settings` -> `processes`, `progress` -> `units` -> `sources` -> `prefixes` -> `loading` -> `prefills` ->
+`shared_prefix` -> `generation` -> `server` -> `samplers`, `server_sampler` -> `preferences` -> `judging` -> `metrics` ->
+`report` -> `drift` -> `evaluation`, behind `eval.py`. `training_data` and `objective` -> `group_batches` ->
 `training_loop` -> `grouped_trainer` stand beside them, behind `train_dpo.py`.
 """
 

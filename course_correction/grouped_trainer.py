@@ -189,6 +189,13 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
     def _sets(self, kinds: torch.Tensor, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(rows[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
 
+    def _weight(self, name: str) -> float:
+        """Return a term's weight at this step: on the line to its `_end`, if it has one."""
+        start, end = getattr(self.objective, name), getattr(self.objective, f"{name}_end", None)
+        if end is None:
+            return start
+        return start + min(1.0, self.state.global_step / max(1, self.state.max_steps - 1)) * (end - start)
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         settings, mode = self.objective, "train" if self.model.training else "eval"
         num_benign = inputs["num_benign"]
@@ -214,8 +221,8 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             metrics[f"rewards/accuracy_distance_{distance}"] = accuracy
         corrections = inputs["correction_paths"]
         for name, weight, paths in (
-            ("correction_nll", settings.correction_nll_weight, [responses[1:] for responses in corrections]),
-            ("safe_nll", settings.safe_nll_weight, [responses[:1] for responses in corrections]),
+            ("correction_nll", self._weight("correction_nll_weight"), [responses[1:] for responses in corrections]),
+            ("safe_nll", self._weight("safe_nll_weight"), [responses[:1] for responses in corrections]),
         ):
             if weight:
                 metrics[f"loss/{name}"] = mean_path_nll(logps, paths)
@@ -227,7 +234,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             if num_benign:
                 retention, *directions = retention_kl(logits[:num_retained], reference_logits, inputs["retention_weights"])
                 metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
-                loss = loss + settings.retention_weight * retention
+                loss = loss + self._weight("retention_weight") * retention
             if len(kinds) > num_retained:
                 none = kinds.new_zeros(0)
                 rows = torch.arange(len(kinds) - num_retained, device=kinds.device)
@@ -235,7 +242,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
                 turning = torch.cat([turning, *found])
         if turning is not None:
             metrics["loss/transition"] = transition_loss(turning, settings.transition_target)
-            loss = loss + settings.transition_weight * metrics["loss/transition"]
+            loss = loss + self._weight("transition_weight") * metrics["loss/transition"]
         for name, value in metrics.items():
             self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
         return (loss, None) if return_outputs else loss

@@ -151,9 +151,76 @@ def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) 
             }
             for column, length in enumerate(lengths)
         },
-        "corr_mean": {"value": None if np.isnan(mean) else mean, "ci95": interval(_mean_over_lengths(resampled))},
+        "corr_mean": {
+            "value": None if np.isnan(mean) else mean,
+            "ci95": interval(_mean_over_lengths(resampled)),
+            "p_value": sign_flip_p_value(difference, clusters, seed),
+        },
         "requests": len(shared),
     }
+
+
+def sign_flip_p_value(
+    differences: np.ndarray, clusters: Sequence[str], seed: int = 0, samples: int = 10 * BOOTSTRAP_SAMPLES
+) -> float | None:
+    """Two-sided p-value of a paired difference in Corr_mean: how often flipping whole requests does as much.
+
+    Under the hypothesis that the two models are alike, each distinct request's differences might as well have the other
+    sign. With few requests all sign patterns are counted, else `samples` of them are drawn, the observed one among them.
+
+    Args:
+        differences: [n, K], NaN where unknown.
+        clusters: [n] names; rows of one name are flipped together.
+        seed: Of the drawing.
+        samples: Number of patterns.
+
+    Returns:
+        The p-value, or None if nothing is known.
+    """
+    names, index = np.unique(np.array(clusters, dtype=str), return_inverse=True)
+    known = ~np.isnan(differences)
+    weights = known / np.maximum(known.sum(0), 1) / max(1, known.any(0).sum())
+    parts = np.bincount(index, np.where(known, differences * weights, 0.0).sum(1), len(names))
+    if not known.any():
+        return None
+    if 2 ** len(names) <= samples:
+        signs = 1 - 2 * (np.arange(2 ** len(names))[:, None] >> np.arange(len(names)) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], size=(samples - 1, len(names)))
+        signs = np.vstack([np.ones(len(names)), signs])
+    # Sums that differ by rounding only are as large as the observed one.
+    return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-12))
+
+
+def requests_for_width(table: RequestRates, width: float, paths: int | None = None) -> int | None:
+    """Estimate how many distinct requests a 95% interval of Corr_mean of this full width needs.
+
+    The spread between requests is what paths do not lessen, the spread within one falls as 1 / paths; both are taken from
+    the table (a one-way analysis of variance of each request's mean over k).
+
+    Args:
+        table: A finished evaluation.
+        width: Wanted, such as 0.05 for plus and minus 2.5 points.
+        paths: Paths a request and k; as many as in the table without it.
+
+    Returns:
+        The number of requests, or None with fewer than two.
+    """
+    known = ~np.isnan(table.rates)
+    rows = known.any(1)
+    if rows.sum() < 2:
+        return None
+    rates, known, scored = table.rates[rows], known[rows], table.scored[rows]
+    means = np.nansum(rates, 1) / known.sum(1)
+    total = means.var(ddof=1)
+    here = scored[known].mean()
+    # Variance of a request's mean that comes from its paths alone: p (1 - p) / b at each k, over the number of k's squared.
+    with np.errstate(invalid="ignore"):
+        of_paths = np.where(known, rates * (1 - rates) / np.maximum(scored - 1, 1), 0.0).sum(1) / known.sum(1) ** 2
+    within = float(of_paths.mean())
+    between = max(0.0, float(total) - within)
+    variance = between + within * (here / paths if paths else 1.0)
+    return max(2, int(np.ceil(variance * (2 * 1.959963984540054 / width) ** 2)))
 
 
 def rate_with_interval(flags: Sequence[bool], seed: int = 0) -> dict:

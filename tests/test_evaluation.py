@@ -213,7 +213,8 @@ def test_a_baseline_adds_the_paired_difference(settings_for, tmp_path, monkeypat
     metrics = evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
     difference = metrics["difference_to_baseline"]
     assert difference["requests"] == 4
-    assert difference["corr_mean"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+    # Of the 16 sign patterns of four requests two do as much.
+    assert difference["corr_mean"] == {"value": 1.0, "ci95": [1.0, 1.0], "p_value": 0.125}
     assert list(difference["corr_at_k"]) == [str(length) for length in LENGTHS]
     report = (tmp_path / "after" / "report.md").read_text(encoding="utf-8")
     assert "| before | after | difference |" in report
@@ -224,7 +225,7 @@ def test_a_baseline_adds_the_paired_difference(settings_for, tmp_path, monkeypat
 def test_the_difference_to_itself_is_zero(settings_for, tmp_path):
     evaluate(settings_for("before"))
     metrics = evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
-    assert metrics["difference_to_baseline"]["corr_mean"] == {"value": 0.0, "ci95": [0.0, 0.0]}
+    assert metrics["difference_to_baseline"]["corr_mean"] == {"value": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0}
 
 
 # --- Resumption -------------------------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_correction.metrics import (
     PathVerdict,
+    RequestRates,
     bootstrap_rates,
     corr_at_k,
     corr_mean,
@@ -17,6 +19,8 @@ from course_correction.metrics import (
     paired_difference,
     rate_with_interval,
     request_rates,
+    requests_for_width,
+    sign_flip_p_value,
     summarise,
 )
 
@@ -299,3 +303,46 @@ def test_turning_one_verdict_to_corrected_never_lowers_a_rate(table):
     raised = {**table, key: [True if value is False else value for value in table[key]]}
     before, after = (summarise(request_rates(verdicts_of(some)))["corr_mean"]["value"] for some in (table, raised))
     assert before is None or after >= before - 1e-12
+
+
+# Tests of differences, and how many requests are enough
+
+
+def _table(rates: np.ndarray, paths: int = 4) -> RequestRates:
+    names = tuple(f"r{row}" for row in range(len(rates)))
+    full = np.full(rates.shape, float(paths))
+    return RequestRates(names, names, tuple(range(10, 10 + rates.shape[1])), rates, full, full)
+
+
+def test_the_p_value_counts_sign_patterns_as_an_exact_test_does() -> None:
+    differences = np.array([[0.5, 0.25], [0.0, 0.5], [-0.25, 0.0], [1.0, 0.5]])
+    means = differences.mean(1)
+    found = scipy.stats.permutation_test(
+        (means,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", n_resamples=10_000
+    )
+    assert sign_flip_p_value(differences, list("abcd")) == pytest.approx(found.pvalue)
+    # Rows of one request are flipped together: two requests have four patterns only.
+    assert sign_flip_p_value(differences, list("aabb")) == 0.5
+
+
+def test_p_values_of_equal_models_are_uniform_and_those_of_unequal_ones_small() -> None:
+    rng = np.random.default_rng(0)
+    values = [sign_flip_p_value(rng.normal(0, 0.3, (30, 4)), [str(n) for n in range(30)], samples=400) for _ in range(200)]
+    assert scipy.stats.kstest(values, "uniform").pvalue > 0.001
+    assert sign_flip_p_value(rng.normal(0.5, 0.3, (30, 4)), [str(n) for n in range(30)]) < 0.001
+    assert sign_flip_p_value(np.zeros((5, 2)), list("abcde")) == 1
+    assert sign_flip_p_value(np.full((3, 2), np.nan), list("abc")) is None
+
+
+def test_the_requests_asked_for_give_about_the_width_that_was_wanted() -> None:
+    rng = np.random.default_rng(1)
+
+    def evaluate(requests: int, paths: int) -> RequestRates:
+        true = rng.beta(1.5, 1.5, (requests, 1)).repeat(8, 1)
+        return _table(rng.binomial(paths, true) / paths, paths)
+
+    for paths in (4, 16):
+        needed = requests_for_width(evaluate(400, 4), 0.1, paths)
+        low, high = summarise(evaluate(needed, paths))["corr_mean"]["ci95"]
+        assert high - low == pytest.approx(0.1, rel=0.2)
+    assert requests_for_width(_table(np.ones((1, 2))), 0.1) is None

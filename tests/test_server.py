@@ -1,11 +1,15 @@
 """Laws of sampling from a server: bounded, patient, the same paths as here, and no text in any message."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -58,7 +62,11 @@ class Scripted:
         with self.model_lock:
             written = continue_prefills(self.sampler.model, tokenizer, [ids] * count, keys, settings)
         choices = [
-            {"index": n, "text": tokenizer.decode(row.token_ids), "finish_reason": "stop" if row.ended else "length"}
+            {
+                "index": n,
+                "text": tokenizer.decode(row.token_ids, skip_special_tokens=True),
+                "finish_reason": "stop" if row.ended else "length",
+            }
             for n, row in enumerate(written)
         ]
         usage = {"prompt_tokens": len(ids), "completion_tokens": sum(len(row.token_ids) for row in written)}
@@ -449,3 +457,62 @@ def test_where_trunks_cannot_be_shared_it_is_said_and_the_paths_are_the_same(
     assert isinstance(local.go_on(begun[:1], GREEDY)[0], Written)
     assert local.paths_written >= 13 and local.tokens_written > 0
     assert render_prompt(tiny_tokenizer, "How?")
+
+
+# A real server
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`transformers serve` with SmolLM2 on loopback; gives its base URL."""
+    from course_correction.loading import resolve_model_name
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = resolve_model_name("smollm2-135m")
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("transformers")), "serve", model, "--device", "cpu", "--dtype", "float32",
+             "--host", "127.0.0.1", "--port", str(port)],
+            stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+    try:
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                break
+            assert process.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.slow
+def test_paths_and_groups_from_transformers_serve_are_those_of_the_model_here(
+    transformers_serve: str, tmp_path: Path
+) -> None:
+    from c2_syn import SynthesisSettings, synthesize
+    from course_correction.loading import resolve_model_name
+    from eval import EvaluationSettings, evaluate
+
+    served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
+    for name, options in (("here", {"dtype": "float32"}), ("server", {"backend": "openai", **served})):
+        evaluate(
+            EvaluationSettings(
+                max_requests=2, prefill_tokens=[10, 40], num_paths=1, max_new_tokens=8, temperature=0.0, max_benign=2,
+                benign_max_new_tokens=8, output_dir=str(tmp_path / name), **options,
+            )
+        )  # fmt: skip
+    here, there = ([row["continuation"].strip() for row in read_jsonl(tmp_path / name / "generations.jsonl")]
+                   for name in ("here", "server"))  # fmt: skip
+    assert here == there and len(here) == 4
+    groups = {}
+    for teacher, options in (("transformers", {"teacher_dtype": "float32"}), ("openai", served)):
+        settings = SynthesisSettings(
+            teacher=teacher, max_requests=2, max_new_tokens=8, output_dir=str(tmp_path / teacher), **options
+        )
+        groups[teacher] = [[" ".join(text.split()) for text in row["responses"]] for row in read_jsonl(synthesize(settings))]
+    assert groups["transformers"] == groups["openai"]

@@ -616,6 +616,36 @@ def test_curves_are_drawn_and_speed_is_logged(trained):
     assert all(entry["pairs_per_second"] > 0 for entry in log if "loss" in entry)
 
 
+def test_a_scheduled_weight_moves_in_a_line_and_goes_on_so_after_a_resume(parse, tmp_path):
+    from train_dpo import build_trainer
+
+    options = TERMS | {"retention_weight_end": 3.0, "correction_nll_weight_end": 0.0, "max_steps": 5}
+    trainer, _ = build_trainer(*parse(objective="grouped", **options))
+    seen = []
+    for step in range(5):
+        trainer.state.global_step, trainer.state.max_steps = step, 5
+        seen.append([trainer._weight(name) for name in ("retention_weight", "correction_nll_weight", "transition_weight")])
+    assert seen == [[1.0, 1.0, 0.5], [1.5, 0.75, 0.5], [2.0, 0.5, 0.5], [2.5, 0.25, 0.5], [3.0, 0.0, 0.5]]
+    trainer.state.global_step = 0
+    trainer.train()
+    first, *_, last = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert last["loss"] == pytest.approx(
+        last["loss/dpo"]
+        + 0.5 * last["loss/transition"]
+        + 3 * (last["loss/retention_kl"] + last["loss/retention_reverse_kl"]),
+        rel=1e-3,
+    )
+    assert first["loss"] > first["loss/dpo"]
+
+
+@pytest.mark.parametrize("change", [{"retention_weight_end": 1.0}, {"retention_weight": 1.0, "retention_weight_end": -1.0}])
+def test_a_schedule_of_a_term_that_is_off_or_below_zero_is_refused(change):
+    from train_dpo import ObjectiveSettings
+
+    with pytest.raises(UsageError, match="retention_weight_end is"):
+        ObjectiveSettings(**change)
+
+
 @pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tiny_model_folder, dataset_folder, tmp_path):
     import os

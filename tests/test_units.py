@@ -349,32 +349,39 @@ def test_a_failure_keeps_every_unit_that_was_finished(tmp_path: Path, at_once: i
     assert path.read_bytes() == _whole()
 
 
+MANY = [[f"r{number}", f"s{number}"] for number in range(24)]
 KILLED = """
-import random, sys, time
+import sys, time
 from pathlib import Path
 sys.path.insert(0, "tests")
 import test_units as t
 from course_correction.processes import Ranks
 from course_correction.units import run_units
-seed = int(sys.argv[2])
 def work(unit):
-    time.sleep(0.02)
-    return [row | {"text": row["text"] * 4000} for row in t._unit_rows(t.UNITS[unit])]
-sampler = t.SimpleNamespace(units_at_once=1 + seed % 3, paths_written=1, tokens_written=1)
-run_units(Path(sys.argv[1]), t.UNITS, t._is_complete, lambda: (work, sampler), Ranks.alone(), "testing")
+    time.sleep(0.01)
+    return [row | {"text": row["text"] * 4000} for row in t._unit_rows(t.MANY[unit])]
+sampler = t.SimpleNamespace(units_at_once=int(sys.argv[2]), paths_written=1, tokens_written=1)
+run_units(Path(sys.argv[1]), t.MANY, t._is_complete, lambda: (work, sampler), Ranks.alone(), "testing")
 """
 
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
     path, rng = tmp_path / "rows.jsonl", random.Random(0)
+
+    def size() -> int:
+        return path.stat().st_size if path.exists() else 0
+
     killed = 0
     for attempt in range(60):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(attempt)], cwd=ROOT, stderr=subprocess.PIPE)
-        # Python takes its time to begin; the kill is to fall between the first byte and the last.
-        while process.poll() is None and not (path.exists() and path.stat().st_size):
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.06))
+        before = size()
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path), str(1 + attempt % 3)], cwd=ROOT, stderr=subprocess.PIPE
+        )
+        # Python takes its time to begin; the kill is to fall between its first byte and its last.
+        while process.poll() is None and size() == before:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
@@ -383,10 +390,9 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> N
             break
         assert process.returncode == -signal.SIGKILL, err.decode()
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    assert [(row["request_id"], row["path"]) for row in rows] == [
-        (n, p) for unit in UNITS for n in unit for p in range(PATHS)
-    ]
-    assert killed >= 1
+    wanted = [(name, path) for unit in MANY for name in unit for path in range(PATHS)]
+    assert [(row["request_id"], row["path"]) for row in rows] == wanted
+    assert killed >= 3
 
 
 # Progress
