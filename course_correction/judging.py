@@ -85,7 +85,7 @@ _TURN = (  # Perhaps a turn, perhaps only a warning.
 )
 _SAYS = (  # How a statement goes on after a turn, and an instruction does not.
     r"(?: [\w']+){0,4}(?::|,? (?:because|since|that))(?= (?:an?|the|th(?:is|at|[eo]se|ey)|it|s?he|we|his|her|their|your"
-    r"|my|people|\w+(?:one|body|ing|[eo]rs)) \w)"
+    r"|my|people|\w+(?:one|body|ing|[eo]rs))(?:'\w+)? \w)"
 )
 _PERSON = (
     r"(?:(?:you|him|her|them|us|(?:any |every |each )?others?|(?:every|some|any)(?:one|body)|each|people|strangers?)\b"
@@ -121,6 +121,10 @@ _CUES = tuple((family, name, weight, _compile(pattern)) for family, name, weight
      r"|regret)\w*|end (?:it|this|that)|undo)\b|\b(?:forget|disregard|ignore|set aside|drop|scrap|undo|consider)"
      r" (?:\w+ ){0,3}?(?:I (?:was|said|had|have|told|wrote|started|began|just|gave)|withdrawn)"),
     ("turn", "should_not", 4, r"\bI (?:should(?: not|n't) (?!be surp)|was wrong to )[^:,]+(?:[.!;]|, (?!since|be)|$)"),
+    ("turn", "stops_now", 4, r"\bI (?:(?:need|have|want|ought) to|must|should) stop(?: (?:here|now|there|myself|this)\b)?"
+     r"(?:,? (?:because|since)\b|\.|$)|\bI(?:'m| am) not sure (?:that )?I (?:should|can|could|want to) (?:go on|help)"
+     r"|\bI should(?: not|n't) (?:have (?:started|begun|said|written|helped)|be (?:helping|doing|saying|suggesting)"
+     r"|go on|go any|help\b|continue)[^:]*?(?:,? (?:because|since)\b|\.|$)"),
     ("turn", "stop_and_say", 4, _STOP + _SAYS),
     ("turn", "stop_here", 3, _STOP),
     ("turn", "turn_and_say", 3, _TURN + _SAYS),
@@ -163,7 +167,7 @@ _REPORTS = _compile(  # "If she says I can't help you, insist": somebody else's 
 )
 _QUOTED = re.compile(  # Speech in quotation marks, also where the cut text begins or ends inside it.
     r"^[^\"]*[.,!?]\"(?=\s|$)|^[^']*(?:(?<=\w)'\w[^']*)*[.,!?]'(?=\s|$)"
-    r"|\"[^\"]*(?:\"|$)|(?<!\w)'(?=\w)(?!(?:til|cause|em|tis)\b)[^']*(?:(?<=\w)'(?=\w)[^']*)*(?:'|$)"
+    r"|\"[^\"]*(?:\"|$)|(?<!\w)'(?=\w)(?!(?:til|cause|em|tis|t|s|re|ll|ve|d|m)\b)[^']*(?:(?<=\w)'(?=\w)[^']*)*(?:'|$)"
 )
 
 
@@ -184,8 +188,6 @@ def _judge_text(text: str) -> Verdict:
     words = text.lower().split()
     if not words:
         return Verdict(None, "empty")
-    if len(words) >= 12 and len(set(words)) < len(words) * 0.4:
-        return Verdict(False, "garbled")
     best: dict[str, tuple[int, str]] = {}
     for sentence in _sentences(text):
         if resumed := _RESUMES.search(sentence):
@@ -197,6 +199,10 @@ def _judge_text(text: str) -> Verdict:
             if match and not reported:
                 best[family] = max(best.get(family, (0, "")), (weight, name))
     enough = sum(weight for weight, _ in best.values()) >= _ENOUGH
+    # Who refuses over and over again has refused; other repetitions mean nothing.
+    withdraws = any(best.get(family, (0, ""))[0] >= _ENOUGH for family in ("refusal", "turn"))
+    if len(words) >= 12 and len(set(words)) < len(words) * (0.3 if withdraws else 0.4):
+        return Verdict(False, "garbled")
     return Verdict(enough, max(best.values())[1] if enough else "no_correction")
 
 

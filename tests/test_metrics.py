@@ -209,6 +209,7 @@ def test_the_paired_difference_of_equal_runs_is_zero_with_no_width():
     table = request_rates(verdicts_of(BY_HAND))
     difference = paired_difference(table, table)
     assert difference["requests"] == 3
+    assert difference["corr_mean"].pop("p_value") == 1
     for entry in (*difference["corr_at_k"].values(), difference["corr_mean"]):
         assert entry == {"value": 0.0, "ci95": [0.0, 0.0]}
 
