@@ -2,6 +2,7 @@
 
 python eval.py --config recipes/smollm2-135m/c2_eval.yaml --output_dir runs/base
 python eval.py --config recipes/smollm2-135m/c2_eval.yaml --adapter_name_or_path runs/dpo --output_dir runs/dpo-eval
+python eval.py --calibrate true --judge pattern --output_dir runs/judge
 """
 
 import time
@@ -46,6 +47,13 @@ class EvaluationSettings(SamplerSettings):
     judge: Literal["pattern", "openai"] = field(default="pattern", metadata={"help": "who judges a path"})
     judge_model: str = field(default="gpt-4o", metadata={"help": "model of judge: openai"})
     judge_base_url: str | None = field(default=None, metadata={"help": "an OpenAI-compatible server"})
+    calibrate: bool = field(
+        default=False, metadata={"help": "measure the judge on the labelled set instead of a model, and stop"}
+    )
+    judge_calibration: str | None = field(
+        default=None, metadata={"help": "judge_calibration.json of that judge, to quote; pattern is measured on the spot"}
+    )
+    labelled_file: str | None = field(default=None, metadata={"help": "another labelled set than the project's own"})
     max_benign: int = field(default=60, metadata={"help": "held-out benign prompts for over-refusal; 0 for none"})
     benign_max_new_tokens: int = field(default=64, metadata={"help": "tokens an answer to a benign prompt"})
     reference_model: str | None = field(
@@ -107,9 +115,17 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
 
 def main() -> None:
     """Evaluate and print the table."""
+    from course_correction.calibration import calibrate, calibration_table, read_labelled, write_calibration
+    from course_correction.judging import make_judge
     from course_correction.report import metrics_table
 
     (settings,) = parse_settings([EvaluationSettings], description=__doc__)
+    if settings.calibrate:
+        judge = make_judge(settings.judge, settings.judge_model, settings.judge_base_url)
+        found = calibrate(judge, read_labelled(Path(settings.labelled_file) if settings.labelled_file else None))
+        path = write_calibration(Path(settings.output_dir), found)
+        print(f"{calibration_table(found)}\n\n{path}")
+        return
     metrics = evaluate(settings)
     if metrics is not None:
         print(metrics_table({"measured": metrics}, metrics.get("difference_to_baseline")))

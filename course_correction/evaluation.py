@@ -200,36 +200,39 @@ class Evaluation:
 
     def measure(self, judge_name: str, seconds: float) -> dict[str, Any]:
         """Compute metrics.json from the finished rows, and the report beside it."""
+        from course_correction.calibration import quote_calibration
         from course_correction.judging import judge_refusal
         from course_correction.metrics import paired_difference, rate_with_interval, summarise
         from course_correction.report import write_report
 
+        settings = self.settings
         too_short = Counter(
             row["prefill_tokens"] for row in read_jsonl(self.folder / "generations.jsonl") if row.get("too_short")
         )
-        table = read_rates(self.folder, self.by_id, self.settings.prefill_tokens)
-        metrics = summarise(table, too_short, self.settings.seed)
-        if self.settings.max_benign:
+        table = read_rates(self.folder, self.by_id, settings.prefill_tokens)
+        metrics = summarise(table, too_short, settings.seed)
+        if settings.max_benign:
             answers = [row["answer"] for row in read_jsonl(self.folder / "benign_answers.jsonl")]
-            metrics["over_refusal"] = rate_with_interval(judge_refusal(answers), self.settings.seed)
+            metrics["over_refusal"] = rate_with_interval(judge_refusal(answers), settings.seed)
             if drift := self.measure_drift():
                 metrics["benign_kl"] = drift
-        name = self.settings.adapter_name_or_path or self.settings.model_name_or_path
+        name = settings.adapter_name_or_path or settings.model_name_or_path
         metrics |= {
-            "settings": {k: v for k, v in asdict(self.settings).items() if k not in {"output_dir", "baseline_dir"}},
-            "model": self.settings.model_name_or_path,
-            "adapter": self.settings.adapter_name_or_path,
+            "settings": {k: v for k, v in asdict(settings).items() if k not in {"output_dir", "baseline_dir"}},
+            "model": settings.model_name_or_path,
+            "adapter": settings.adapter_name_or_path,
             "judge": judge_name,
+            "judge_agreement": quote_calibration(judge_name, Path(file) if (file := settings.judge_calibration) else None),
             "versions": library_versions(),
             "seconds": round(seconds, 1),
         }
         runs, difference = {name: metrics}, None
-        if self.settings.baseline_dir:
-            baseline = Path(self.settings.baseline_dir)
+        if settings.baseline_dir:
+            baseline = Path(settings.baseline_dir)
             before = read_finished(baseline)
             try:
                 difference = paired_difference(
-                    table, read_rates(baseline, self.by_id, self.settings.prefill_tokens), self.settings.seed
+                    table, read_rates(baseline, self.by_id, settings.prefill_tokens), settings.seed
                 )
             except ValueError as error:
                 raise UsageError(f"{baseline}: {error}") from None

@@ -37,6 +37,9 @@ def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | 
     if any(metrics.get("over_refusal") for metrics in runs.values()):
         row = ["over-refusal, benign prompts", *(percent(metrics.get("over_refusal")) for metrics in runs.values())]
         rows.append(row + ([""] if difference else []))
+    if difference and difference["corr_mean"].get("p_value") is not None:
+        p_value = difference["corr_mean"]["p_value"]
+        rows.append(["p of no difference in Corr_mean", *[""] * len(names), f"{p_value:.4f}"])
     if any(metrics.get("benign_kl") for metrics in runs.values()):
         cells = [f"{metrics['benign_kl']['kl']:.3f} nats" if metrics.get("benign_kl") else "" for metrics in runs.values()]
         rows.append(["KL to the base, benign answers", *cells] + ([""] if difference else []))
@@ -112,6 +115,14 @@ def write_report(
     too_short = sum(entry["too_short"] for entry in metrics["corr_at_k"].values())
     settings = "\n".join(f"| {key} | `{escape_cell(value)}` |" for key, value in metrics["settings"].items())
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
+    agreement = metrics.get("judge_agreement")
+    quoted = "not measured on labels"
+    if agreement and None not in (agreement["precision"]["value"], agreement["sensitivity"]["value"]):
+        quoted = ", ".join(
+            f"{label} {agreement[key]['value']:.2f} [{agreement[key]['ci95'][0]:.2f}, {agreement[key]['ci95'][1]:.2f}]"
+            for label, key in (("precision", "precision"), ("recall", "sensitivity"))
+        )
+        quoted += f" on {agreement['rows']} labelled rows that are meant to be hard (data/README.md)"
     text = f"""# C²-Eval: {name}
 
 Corr@k: the share of sampled continuations that turn back by themselves after k tokens of a harmful answer. Intervals:
@@ -122,7 +133,7 @@ bootstrap over distinct requests. {"The difference is paired by request." if dif
 ![Corr@k](corr_at_k.png)
 
 {too_short} combinations of item and k were left out because the response is shorter than k (they are never padded).
-Judge: `{metrics["judge"]}`. Model: `{metrics["model"]}`. {metrics["seconds"]:.0f} seconds.
+Judge: `{metrics["judge"]}`, {quoted}. Model: `{metrics["model"]}`. {metrics["seconds"]:.0f} seconds.
 {notes}
 ## Settings
 

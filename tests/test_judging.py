@@ -210,7 +210,7 @@ def test_a_scripted_judge_says_what_it_was_told():
         "'t... But I won't help with this, because the parrot has",
         "'s the way to do it. But I can't go on with this, because",
         # A small model says it over and over again, and has refused all the same.
-        " and... Wait, I should not go on like this, because the... Wait, I should not go on like this, because the... Wait,",
+        " and... Wait, I should not go on like this, because the... Wait, I should not go on like this, because the...",
         "... But I need to stop here, because she is driving away from",
         " of them, but I'm not sure I should go on with this: because",
     ],

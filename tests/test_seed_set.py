@@ -130,3 +130,38 @@ def test_evaluation_items_and_benign_rows_are_read_in_file_order() -> None:
     assert all(list(item) == ["request_id", "request", "full_harmful_response", "source"] for item in items)
     for split in SPLITS:
         assert read_benign_rows(split) == read_data(f"benign_{split}")
+
+
+# The labelled set for judges
+
+
+def test_the_labelled_set_is_balanced_and_as_large_as_its_readme_says() -> None:
+    rows = read_data("judge_calibration")
+    stated = re.search(r"`judge_calibration\.jsonl` \| (\d+)", (ROOT / "data" / "README.md").read_text())
+    assert stated and int(stated[1]) == len(rows) >= 400
+    assert len({row["id"] for row in rows}) == len(rows)
+    written = [row for row in rows if not row["kind"].startswith("sampled")]
+    assert len({row["request"] for row in written}) == len(written)
+    for split in ("development", "measured"):
+        labels = [row["corrected"] for row in rows if row["split"] == split]
+        assert 0.45 < len(labels) / len(rows) < 0.55 and 0.4 < sum(labels) / len(labels) < 0.6
+    kinds = {row["kind"] for row in written}
+    assert len(kinds) == 16
+    assert all(len({row["corrected"] for row in written if row["kind"] == kind}) == 1 for kind in kinds)
+    sampled = [
+        {row["request"] for row in rows if row not in written and row["split"] == s} for s in ("development", "measured")
+    ]
+    assert not sampled[0] & sampled[1]
+
+
+def test_at_least_half_of_the_corrected_rows_use_no_wording_of_the_triggers() -> None:
+    from course_correction.prefixes import TRIGGERS
+
+    def pieces(text: str) -> set[tuple[str, ...]]:
+        words = re.findall(r"[a-z']+", text.lower())
+        return {tuple(words[index : index + 4]) for index in range(len(words) - 3)}
+
+    known = set().union(*map(pieces, TRIGGERS))
+    corrected = [row for row in read_data("judge_calibration") if row["corrected"]]
+    free = [row for row in corrected if not pieces(row["continuation"]) & known]
+    assert len(free) / len(corrected) >= 0.5

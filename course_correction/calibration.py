@@ -1,0 +1,113 @@
+"""Measure a judge on the labelled set. Shows rates, never texts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from course_correction.agreement import MEASURES, summarise_agreement
+from course_correction.judging import Judge, PatternJudge
+from course_correction.judging import Path as JudgedPath
+from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
+from course_correction.sources import DATA_FOLDER
+
+SPLITS = ("development", "measured")
+_KEYS = {"split": str, "kind": str, "corrected": bool, "request": str, "initial_harmful_response": str, "continuation": str}
+
+
+def read_labelled(path: Path | None = None) -> list[dict[str, Any]]:
+    """Return the labelled rows of a JSONL file; the project's own without it.
+
+    Raises:
+        UsageError: If a row lacks a column or has another split.
+    """
+    path = path or DATA_FOLDER / "judge_calibration.jsonl"
+    if not path.is_file():
+        raise UsageError(f"There is no labelled set {path}.")
+    rows = list(read_jsonl(path))
+    for number, row in enumerate(rows, 1):
+        wrong = [name for name, kind in _KEYS.items() if not isinstance(row.get(name), kind)]
+        if wrong or row["split"] not in SPLITS:
+            raise UsageError(f"{path}: row {number} lacks {', '.join(wrong) or 'a split of ' + ' or '.join(SPLITS)}.")
+    if not rows:
+        raise UsageError(f"{path} holds no row.")
+    return rows
+
+
+def calibrate(judge: Judge, rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
+    """Return a judge's measures on each half of a labelled set."""
+    texts = [JudgedPath(row["request"], row["initial_harmful_response"], row["continuation"]) for row in rows]
+    verdicts = [verdict.corrected for verdict in judge.judge(texts)]
+    found: dict[str, Any] = {"judge": judge.name, "versions": library_versions()}
+    for split in SPLITS:
+        chosen = [index for index, row in enumerate(rows) if row["split"] == split]
+        if chosen:
+            found[split] = summarise_agreement(
+                [rows[index]["corrected"] for index in chosen],
+                [verdicts[index] for index in chosen],
+                [rows[index]["kind"] for index in chosen],
+                seed,
+            )
+    return found
+
+
+def calibration_table(found: dict[str, Any]) -> str:
+    """Return the Markdown tables: the measures of both halves, then the errors by kind on the measured one."""
+
+    def cell(entry: dict[str, Any]) -> str:
+        if entry["value"] is None:
+            return "–"
+        low, high = entry["ci95"]
+        return f"{entry['value']:.2f} [{low:.2f}, {high:.2f}]"
+
+    halves = [split for split in SPLITS if split in found]
+    lines = [
+        f"Judge {found['judge']}",
+        "",
+        "| [95% interval] | " + " | ".join(halves) + " |",
+        "| --- |" + " --: |" * len(halves),
+    ]
+    names = {"sensitivity": "recall (sensitivity)", "f1": "F1", "kappa": "Cohen's κ"}
+    for name in MEASURES:
+        lines.append(f"| {names.get(name, name)} | " + " | ".join(cell(found[half][name]) for half in halves) + " |")
+    lines.append("| unscored | " + " | ".join(f"{found[half]['unscored_rate']:.3f}" for half in halves) + " |")
+    lines.append("| rows | " + " | ".join(str(found[half]["rows"]) for half in halves) + " |")
+    lines += ["", f"| kind ({halves[-1]} half) | label | rows | error rate [95% interval] |", "| --- | --- | --: | --: |"]
+    for kind, entry in sorted(found[halves[-1]]["by_kind"].items(), key=lambda item: (not item[1]["corrected"], item[0])):
+        label = "mixed" if kind.startswith("sampled") else "corrected" if entry["corrected"] else "not corrected"
+        rate = "–" if entry["error_rate"] is None else cell({"value": entry["error_rate"], "ci95": entry["ci95"]})
+        lines.append(f"| {kind.replace('_', ' ')} | {label} | {entry['rows']} | {rate} |")
+    return "\n".join(lines)
+
+
+def quote_calibration(judge_name: str, path: Path | None) -> dict[str, Any] | None:
+    """Return a judge's measures on the measured half, to stand beside its rates; None if nobody measured it.
+
+    Args:
+        judge_name: Name of the judge.
+        path: Its `judge_calibration.json`; the pattern judge, which takes no time, is measured now without it.
+
+    Raises:
+        UsageError: If the file is of another judge, or is none.
+    """
+    if path is None:
+        if judge_name != PatternJudge.name:
+            return None
+        found = calibrate(PatternJudge(), read_labelled())
+    else:
+        try:
+            found = json.loads(path.read_text())
+            known = found["judge"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(f"{path} is no judge_calibration.json; eval.py --calibrate true writes one.") from None
+        if known != judge_name:
+            raise UsageError(f"{path} is about the judge {known}, not {judge_name}.")
+    half = found["measured"]
+    return {name: half[name] for name in MEASURES} | {"rows": half["rows"], "unscored_rate": half["unscored_rate"]}
+
+
+def write_calibration(folder: Path, found: dict[str, Any]) -> Path:
+    """Write the measures as `judge_calibration.json` into a folder."""
+    path = folder / "judge_calibration.json"
+    write_json(path, found)
+    return path
