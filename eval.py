@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_correction.evaluation import Evaluation, read_finished
+from course_correction.judging import JudgeSettings
 from course_correction.processes import Ranks
 from course_correction.run_files import UsageError, open_run
 from course_correction.samplers import SamplerSettings, check_backend
@@ -20,7 +21,7 @@ from course_correction.sources import SEED
 
 
 @dataclass
-class EvaluationSettings(SamplerSettings):
+class EvaluationSettings(JudgeSettings, SamplerSettings):
     """Which model is evaluated on what, and how its paths are sampled and judged."""
 
     model_name_or_path: str = field(
@@ -44,9 +45,6 @@ class EvaluationSettings(SamplerSettings):
     temperature: float = field(default=0.8, metadata={"help": "0 is greedy"})
     top_p: float = field(default=0.7, metadata={"help": "nucleus"})
     requests_per_unit: int = field(default=4, metadata={"help": "requests sampled together; kill -9 costs one unit"})
-    judge: Literal["pattern", "openai"] = field(default="pattern", metadata={"help": "who judges a path"})
-    judge_model: str = field(default="gpt-4o", metadata={"help": "model of judge: openai"})
-    judge_base_url: str | None = field(default=None, metadata={"help": "an OpenAI-compatible server"})
     calibrate: bool = field(
         default=False, metadata={"help": "measure the judge on the labelled set instead of a model, and stop"}
     )
@@ -65,8 +63,12 @@ class EvaluationSettings(SamplerSettings):
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, before anything is loaded."""
+        # A recipe may name a single judge or model without a list.
+        self.judge = [self.judge] if isinstance(self.judge, str) else self.judge
+        self.judge_model = [self.judge_model] if isinstance(self.judge_model, str) else self.judge_model
         check_values(self)
         self.check()
+        self.check_judges()
         check_backend(self.backend == "openai", self.server_url, "backend")
         if self.backend == "openai" and (self.adapter_name_or_path or self.load_in_4bit):
             raise UsageError("With backend: openai the server holds the model: no adapter_name_or_path, no load_in_4bit.")
@@ -87,16 +89,20 @@ class EvaluationSettings(SamplerSettings):
 
 
 def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
-    """Run what is left of an evaluation, and return its metrics; None in a process that is not the main one."""
-    from course_correction.judging import make_judge
+    """Run what is left of an evaluation, and return its metrics; None in a process that is not the main one.
+
+    Raises:
+        UsageError: Also at the end, with everything saved, if more than `max_unscored` of the paths have no verdict.
+    """
+    from course_correction import judging
 
     evaluation = Evaluation(settings)
     # What would fail at the end fails now.
-    make_judge(settings.judge, settings.judge_model, settings.judge_base_url)
+    ranks = Ranks()
+    judge = judging.make_judge(settings) if ranks.is_main else None
     if settings.baseline_dir:
         read_finished(Path(settings.baseline_dir))
     start = time.monotonic()
-    ranks = Ranks()
     with ExitStack() as claims:
         if ranks.is_main:
             claims.enter_context(
@@ -106,25 +112,41 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
         if settings.max_benign:
             evaluation.answer_benign(ranks)
         ranks.part()
-        if not ranks.is_main:
+        if judge is None:
             return None
-        judging = {name: getattr(settings, name) for name in ("judge", "judge_model", "judge_base_url")}
-        claims.enter_context(open_run(evaluation.folder, "judging", judging, "verdicts.jsonl"))
-        return evaluation.measure(evaluation.judge(), time.monotonic() - start)
+        names = ("judge", "judge_model", "judge_revision", "judge_threshold", "judge_label", "judge_base_url")
+        judging_identity = {name: getattr(settings, name) for name in names}
+        claims.enter_context(open_run(evaluation.folder, "judging", judging_identity, "verdicts.jsonl"))
+        evaluation.judge(judge)
+        metrics = evaluation.measure(judge.name, time.monotonic() - start)
+    if metrics["unscored_rate"] > settings.max_unscored:
+        reasons = ", ".join(f"{name} {count}" for name, count in metrics["unscored_reasons"].items())
+        raise UsageError(
+            f"{metrics['unscored_rate']:.1%} of the paths are unscored ({reasons}), more than max_unscored "
+            f"{settings.max_unscored}. Everything is saved in {settings.output_dir}: remove verdicts.jsonl there to judge "
+            "again, or raise max_unscored."
+        )
+    return metrics
+
+
+def measure_judge(settings: EvaluationSettings) -> None:
+    """Measure the judge on labels, print its tables and write judge_calibration.json."""
+    from course_correction import judging
+    from course_correction.calibration import calibrate, calibration_table, read_labelled, write_calibration
+
+    rows = read_labelled(Path(settings.labelled_file) if settings.labelled_file else None)
+    found = calibrate(judging.make_judge(settings), rows, settings.seed, settings.max_judge_calls)
+    path = write_calibration(Path(settings.output_dir), found)
+    print(f"{calibration_table(found)}\n\n{path}")
 
 
 def main() -> None:
     """Evaluate and print the table."""
-    from course_correction.calibration import calibrate, calibration_table, read_labelled, write_calibration
-    from course_correction.judging import make_judge
     from course_correction.report import metrics_table
 
     (settings,) = parse_settings([EvaluationSettings], description=__doc__)
     if settings.calibrate:
-        judge = make_judge(settings.judge, settings.judge_model, settings.judge_base_url)
-        found = calibrate(judge, read_labelled(Path(settings.labelled_file) if settings.labelled_file else None))
-        path = write_calibration(Path(settings.output_dir), found)
-        print(f"{calibration_table(found)}\n\n{path}")
+        measure_judge(settings)
         return
     metrics = evaluate(settings)
     if metrics is not None:

@@ -185,3 +185,22 @@ def majority(votes: Sequence[bool | None]) -> bool | None:
     known = [vote for vote in votes if vote is not None]
     yes = sum(known)
     return None if yes * 2 == len(known) else yes * 2 > len(known)
+
+
+def fit_threshold(labels: Sequence[bool], scores: Sequence[float | None]) -> float:
+    """Return the threshold on scores with the highest F1, halfway to the next lower score; rows without one are left out.
+
+    Raises:
+        ValueError: If no row has a score.
+    """
+    known = sorted({score for score in scores if score is not None}, reverse=True)
+    if not known:
+        raise ValueError("No row has a score, so no threshold can be fitted.")
+
+    def f1(threshold: float) -> float:
+        value = count_agreement(labels, [None if score is None else score >= threshold for score in scores]).f1
+        return -1.0 if np.isnan(value) else value
+
+    best = max(known, key=f1)
+    lower = [score for score in known if score < best]
+    return (best + lower[0]) / 2 if lower else best

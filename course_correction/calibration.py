@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from course_correction.agreement import MEASURES, summarise_agreement
+from course_correction.agreement import MEASURES, agreement_matrix, fit_threshold, summarise_agreement
 from course_correction.judging import Judge, PatternJudge
 from course_correction.judging import Path as JudgedPath
+from course_correction.model_judges import check_calls
 from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
 from course_correction.sources import DATA_FOLDER
 
@@ -34,11 +35,23 @@ def read_labelled(path: Path | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def calibrate(judge: Judge, rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """Return a judge's measures on each half of a labelled set."""
+def calibrate(judge: Judge, rows: Sequence[dict[str, Any]], seed: int = 0, max_calls: int | None = None) -> dict[str, Any]:
+    """Return a judge's measures on each half of a labelled set.
+
+    A judge that gives scores is measured at the threshold that fits the development half best (`threshold` in the result).
+    """
     texts = [JudgedPath(row["request"], row["initial_harmful_response"], row["continuation"]) for row in rows]
-    verdicts = [verdict.corrected for verdict in judge.judge(texts)]
     found: dict[str, Any] = {"judge": judge.name, "versions": library_versions()}
+    if hasattr(judge, "scores"):
+        scores = judge.scores(texts)
+        fitted = [index for index, row in enumerate(rows) if row["split"] == SPLITS[0]]
+        found["threshold"] = fit_threshold([rows[n]["corrected"] for n in fitted], [scores[n] for n in fitted])
+        verdicts = [None if score is None else score >= found["threshold"] for score in scores]
+    else:
+        check_calls(judge, texts, max_calls)
+        verdicts = [verdict.corrected for verdict in judge.judge(texts)]
+    if several := getattr(judge, "judges", None):
+        found["kappa"] = agreement_matrix({one.name: [v.corrected for v in one.judge(texts)] for one in several})
     for split in SPLITS:
         chosen = [index for index, row in enumerate(rows) if row["split"] == split]
         if chosen:
@@ -77,6 +90,12 @@ def calibration_table(found: dict[str, Any]) -> str:
         label = "mixed" if kind.startswith("sampled") else "corrected" if entry["corrected"] else "not corrected"
         rate = "–" if entry["error_rate"] is None else cell({"value": entry["error_rate"], "ci95": entry["ci95"]})
         lines.append(f"| {kind.replace('_', ' ')} | {label} | {entry['rows']} | {rate} |")
+    if "kappa" in found:
+        lines += ["", "| Cohen's κ | " + " | ".join(found["kappa"]) + " |", "| --- |" + " --: |" * len(found["kappa"])]
+        for name, row in found["kappa"].items():
+            lines.append(
+                f"| {name} | " + " | ".join("–" if kappa is None else f"{kappa:.2f}" for kappa in row.values()) + " |"
+            )
     return "\n".join(lines)
 
 

@@ -153,23 +153,32 @@ class Evaluation:
             )
         return json.loads(path.read_text())
 
-    def judge(self) -> str:
-        """Write verdicts.jsonl, a row for each path, and return the judge's name."""
-        from course_correction.judging import make_judge
+    def judge(self, judge: Any) -> None:
+        """Write verdicts.jsonl, a row for each path."""
+        from course_correction.judging import Path as JudgedPath
+        from course_correction.model_judges import check_calls
 
-        judge = make_judge(self.settings.judge, self.settings.judge_model, self.settings.judge_base_url)
         paths: dict[str, list[dict[str, Any]]] = {item["request_id"]: [] for item in self.items}
         for row in read_jsonl(self.folder / "generations.jsonl"):
             if not row.get("too_short"):
                 paths[row["request_id"]].append(row)
         names = [name for name, rows in paths.items() if rows]
+        tokenizer = None
+
+        def judged(rows: list[dict[str, Any]]) -> list[JudgedPath]:
+            item = self.by_id[rows[0]["request_id"]]
+            return [
+                JudgedPath(item["request"], _prefill_text(tokenizer, item, row["prefill_tokens"]), row["continuation"])
+                for row in rows
+            ]
 
         def begin() -> tuple[Any, None]:
+            nonlocal tokenizer
             # The pattern judge reads the continuation alone; prefills are rendered only for those that read them.
-            tokenizer = None
-            if self.settings.judge != "pattern":
+            if self.settings.judge != ["pattern"]:
                 tokenizer = load_tokenizer(self.settings.model_name_or_path, self.settings.model_revision)
-            return lambda unit: self._judge_paths(judge, tokenizer, paths[names[unit]]), None
+                check_calls(judge, [path for name in names for path in judged(paths[name])], self.settings.max_judge_calls)
+            return lambda unit: self._verdict_rows(judge, paths[names[unit]], judged(paths[names[unit]])), None
 
         # Where every item is too short there is nothing to judge, and that is a result too.
         path = self.folder / "verdicts.jsonl"
@@ -182,24 +191,19 @@ class Evaluation:
             Ranks.alone(),
             f"judging ({judge.name})",
         )
-        return judge.name
 
-    def _judge_paths(self, judge: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from course_correction.judging import Path as JudgedPath
-
-        item = self.by_id[rows[0]["request_id"]]
-        prefills = [_prefill_text(tokenizer, item, row["prefill_tokens"]) for row in rows]
-        verdicts = judge.judge(
-            [JudgedPath(item["request"], prefill, row["continuation"]) for prefill, row in zip(prefills, rows, strict=True)]
-        )
+    @staticmethod
+    def _verdict_rows(judge: Any, rows: list[dict[str, Any]], judged: list[Any]) -> list[dict[str, Any]]:
         return [
             {name: row[name] for name in ("request_id", "prefill_tokens", "path")}
             | {"corrected": verdict.corrected, "reason": verdict.reason}
-            for row, verdict in zip(rows, verdicts, strict=True)
+            | ({"votes": verdict.votes} if verdict.votes else {})
+            for row, verdict in zip(rows, judge.judge(judged), strict=True)
         ]
 
     def measure(self, judge_name: str, seconds: float) -> dict[str, Any]:
         """Compute metrics.json from the finished rows, and the report beside it."""
+        from course_correction.agreement import agreement_matrix
         from course_correction.calibration import quote_calibration
         from course_correction.judging import judge_refusal
         from course_correction.metrics import paired_difference, rate_with_interval, summarise
@@ -211,6 +215,12 @@ class Evaluation:
         )
         table = read_rates(self.folder, self.by_id, settings.prefill_tokens)
         metrics = summarise(table, too_short, settings.seed)
+        verdicts = list(read_jsonl(self.folder / "verdicts.jsonl"))
+        unscored = Counter(row["reason"] for row in verdicts if row["corrected"] is None)
+        metrics["unscored_rate"] = unscored.total() / len(verdicts) if verdicts else 0.0
+        metrics["unscored_reasons"] = dict(unscored.most_common())
+        if votes := [row["votes"] for row in verdicts if "votes" in row]:
+            metrics["judges_kappa"] = agreement_matrix({name: [row[name] for row in votes] for name in votes[0]})
         if settings.max_benign:
             answers = [row["answer"] for row in read_jsonl(self.folder / "benign_answers.jsonl")]
             metrics["over_refusal"] = rate_with_interval(judge_refusal(answers), settings.seed)

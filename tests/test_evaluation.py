@@ -184,7 +184,7 @@ def test_the_rates_are_those_of_the_verdicts(settings_for, tmp_path, monkeypatch
     # 4 requests x 3 lengths x 2 paths, in order: every first path corrects itself, the second of k=20 is unscored.
     script = [True, False, True, False, True, None] * 4
     monkeypatch.setattr(judging, "make_judge", lambda *arguments: judging.ScriptedJudge(script))
-    metrics = evaluate(settings_for())
+    metrics = evaluate(settings_for(max_unscored=0.2))
     assert [metrics["corr_at_k"][k]["value"] for k in ("5", "12", "20")] == [0.5, 0.5, 1.0]
     assert [metrics["corr_at_k"][k]["unscored_rate"] for k in ("5", "12", "20")] == [0.0, 0.0, 0.5]
     assert metrics["corr_mean"]["value"] == pytest.approx(2 / 3)
@@ -195,7 +195,9 @@ def test_without_one_scored_verdict_the_rates_are_null_and_the_report_is_written
     from course_correction import judging
 
     monkeypatch.setattr(judging, "make_judge", lambda *arguments: judging.ScriptedJudge(lambda path: None))
-    metrics = evaluate(settings_for(max_benign=0))
+    with pytest.raises(UsageError, match=r"100.0% of the paths are unscored \(scripted 24\).*Everything is saved"):
+        evaluate(settings_for(max_benign=0))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["corr_mean"] == {"value": None, "ci95": None}
     assert metrics["corr_at_k"]["5"]["unscored_rate"] == 1.0
     assert "over_refusal" not in metrics
@@ -358,7 +360,7 @@ def test_a_tokenizer_without_a_chat_template_is_one_line_and_exit_status_two(tin
         ({"seed": 1}, "seed: 0 there, 1 now"),
         ({"max_requests": 3}, "num_requests: 4 there, 3 now"),
         ({"max_benign": 1}, "max_benign: 2 there, 1 now"),
-        ({"judge": "openai"}, "judge: 'pattern' there, 'openai' now"),
+        ({"judge": "openai"}, "judge: \\['pattern'\\] there, \\['openai'\\] now"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

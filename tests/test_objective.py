@@ -117,7 +117,7 @@ def _groups(count: int) -> list[dict[str, Any]]:
     from c2_syn import SynthesisSettings, _written_teacher, select_pairs
 
     options = SynthesisSettings(max_requests=count)
-    return _written_teacher(options)(select_pairs(options)[0])
+    return _written_teacher(options)[0](select_pairs(options)[0])
 
 
 def _short_group() -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _short_group() -> dict[str, Any]:
         safe_response="I won't help with that.",
         correction="it is theirs.",
     )
-    return _written_teacher(options)([pair])[0]
+    return _written_teacher(options)[0]([pair])[0]
 
 
 def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objective: Any) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Training that is stopped, fails, or runs in several processes."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -200,3 +201,46 @@ def test_two_processes_have_the_gradients_of_one(tiny_model_folder, dataset_fold
     one, two = weights
     assert max(tensor.abs().max() for name, tensor in one.items() if "lora_B" in name) > 1e-4
     assert all(two[name].allclose(one[name], rtol=1e-3, atol=1e-6) for name in one)
+
+
+@pytest.mark.slow
+def test_a_training_killed_by_kill_9_goes_on_to_the_weights_of_an_uninterrupted_one(
+    tiny_model_folder, dataset_folder, tmp_path
+):
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    from safetensors.torch import load_file
+
+    def start(folder: Path) -> subprocess.Popen:
+        return subprocess.Popen(
+            [
+                sys.executable, str(ROOT / "train_dpo.py"), "--model_name_or_path", str(tiny_model_folder),
+                "--dataset_name", str(dataset_folder), "--max_steps", "24", "--save_strategy", "steps", "--save_steps", "4",
+                "--use_cpu", "true", "--bf16", "false", "--dtype", "float32", "--use_peft", "true",
+                "--lora_target_modules", "all-linear", "--max_length", "2048", "--report_to", "none",
+                "--correction_nll_weight", "1", "--transition_weight", "0.5", "--transition_rows", "2",
+                "--retention_weight", "1", "--resume_from_checkpoint", "last", "--output_dir", str(folder),
+            ],
+            env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    killed = start(tmp_path / "killed")
+    while killed.poll() is None and not list((tmp_path / "killed").glob("checkpoint-*/trainer_state.json")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    for name in ("killed", "whole"):
+        process = start(tmp_path / name)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err[-3000:]
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("killed", "whole"))
+    assert all(two[name].allclose(one[name], rtol=1e-4, atol=1e-6) for name in one)
+    metrics = json.loads((tmp_path / "killed" / "train_metrics.json").read_text())
+    assert sum("loss" in entry for entry in metrics["log"]) >= 2
