@@ -1,0 +1,1 @@
+../../course_correction/metrics.py
