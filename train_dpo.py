@@ -20,7 +20,7 @@ from course_correction.run_files import UsageError, library_versions, refuse_oth
 from course_correction.settings import announce, parse_settings, run_script
 from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows
 
-_END = "its value at the last step, reached in a line; it stays the same without"
+_END = "its value at the last step, reached in a line, if the term is on; it stays the same without"
 
 
 @dataclass
@@ -70,8 +70,8 @@ class ObjectiveSettings:
                 raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
         for name in ("correction_nll_weight", "transition_weight", "retention_weight"):
             end = getattr(self, f"{name}_end")
-            if end is not None and (end < 0 or not getattr(self, name)):
-                raise UsageError(f"{name}_end is {end}; it needs at least 0, and {name} above 0.")
+            if end is not None and end < 0:
+                raise UsageError(f"{name}_end is {end}, but must be at least 0.")
         if not 0 < self.transition_target <= 1:
             raise UsageError(f"transition_target is {self.transition_target}, but is a probability in (0, 1].")
         for name in ("transition_rows", "retention_own_answers", "retention_start_boost"):

@@ -1,7 +1,8 @@
 """What each term of the objective is worth: train by each variant for the same time and on the same groups, then measure.
 
-Every variant starts from dpo_lora.yaml's settings with a constant learning rate after warm-up, so that a run stopped by the
-clock is comparable. A run that has finished is not done again. 40 minutes to some hours, by the options.
+Every variant starts from dpo_lora.yaml's settings with a constant learning rate after warm-up and a constant weight of
+retention, so that a run stopped by the clock is comparable. A run that has finished is not done again. 40 minutes to some
+hours, by the options.
 
 python -m benchmarks.ablation
 python -m benchmarks.ablation --seconds 300 --groups 40 --seeds 0 1 2 3 4 --max_requests 36
@@ -19,6 +20,8 @@ from typing import Any
 from course_correction.run_files import UsageError, library_versions, write_json
 from course_correction.settings import announce, parse_settings, run_script
 
+# A weight that grows over the training would stand at its start in a run that the clock stops.
+RETENTION = {"retention_weight": 4.0, "retention_weight_end": 4.0}
 OFF = {"correction_nll_weight": 0.0, "transition_weight": 0.0, "retention_weight": 0.0}
 # In the order of the table: each adds one term to the one before.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -63,7 +66,7 @@ def train_variant(settings: AblationSettings, variant: str, budget: str, seed: i
 
     terms = VARIANTS[variant]
     pairwise = terms == ("pairwise",)
-    changes = {name: value for name, value in OFF.items() if name not in terms}
+    changes = RETENTION | {name: value for name, value in OFF.items() if name not in terms}
     steps = -(-settings.groups * 15 // settings.pairwise_batch) if pairwise else settings.groups
     changes |= {
         "objective": "pairwise" if pairwise else "grouped",

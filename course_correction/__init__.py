@@ -3,8 +3,9 @@
 The modules follow the flow of the data; each imports only what stands above it here:
 `run_files`, `settings` -> `processes`, `progress` -> `units` -> `sources` -> `prefixes` -> `loading` -> `prefills` ->
 `shared_prefix` -> `generation` -> `server` -> `samplers`, `server_sampler` -> `preferences` -> `metrics` -> `agreement` ->
-`judging` -> `model_judges` -> `calibration` -> `report` -> `drift` -> `evaluation`, behind `eval.py`. `training_data` and `objective` -> `group_batches` ->
-`training_loop` -> `grouped_trainer` stand beside them, behind `train_dpo.py`.
+`judging` -> `model_judges` -> `calibration` -> `report` -> `drift` -> `evaluation`, behind `eval.py`.
+`training_data` and `objective` -> `group_batches` -> `training_loop` -> `grouped_trainer` stand beside them, behind
+`train_dpo.py`.
 """
 
 __version__ = "0.1.0"
