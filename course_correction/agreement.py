@@ -1,7 +1,7 @@
 """How well a judge agrees with labels, and what its errors mean for a rate. Pure: knows nothing of texts or files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,7 @@ def summarise_agreement(
             for name in MEASURES
         },
         "rows": len(labels),
+        "counts": asdict(whole),
         "unscored_rate": _ratio(whole.unscored, len(labels)),
         "by_kind": by_kind,
     }

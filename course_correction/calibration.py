@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_correction.agreement import MEASURES, agreement_matrix, fit_threshold, summarise_agreement
-from course_correction.judging import Judge, PatternJudge
+from course_correction.agreement import MEASURES, agreement_matrix, count_agreement, fit_threshold, summarise_agreement
+from course_correction.judging import Judge
 from course_correction.judging import Path as JudgedPath
-from course_correction.model_judges import check_calls
+from course_correction.pattern_judge import PatternJudge
 from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
+from course_correction.server_judge import check_calls
 from course_correction.sources import DATA_FOLDER
 
-SPLITS = ("development", "measured")
+# For fitting; for measuring, with all kinds of difficulty; for measuring on what models really say.
+SPLITS = ("development", "measured", "sampled")
 _KEYS = {"split": str, "kind": str, "corrected": bool, "request": str, "initial_harmful_response": str, "continuation": str}
 
 
@@ -36,13 +39,14 @@ def read_labelled(path: Path | None = None) -> list[dict[str, Any]]:
 
 
 def calibrate(judge: Judge, rows: Sequence[dict[str, Any]], seed: int = 0, max_calls: int | None = None) -> dict[str, Any]:
-    """Return a judge's measures on each half of a labelled set.
+    """Return a judge's measures on each part of a labelled set.
 
-    A judge that gives scores is measured at the threshold that fits the development half best (`threshold` in the result).
+    A judge that gives scores is measured at the threshold that fits the development part best (`threshold` in the result).
     """
     texts = [JudgedPath(row["request"], row["initial_harmful_response"], row["continuation"]) for row in rows]
     found: dict[str, Any] = {"judge": judge.name, "versions": library_versions()}
-    if hasattr(judge, "scores"):
+    if getattr(judge, "threshold", None) is not None:
+        check_calls(judge, texts, max_calls)
         scores = judge.scores(texts)
         fitted = [index for index, row in enumerate(rows) if row["split"] == SPLITS[0]]
         found["threshold"] = fit_threshold([rows[n]["corrected"] for n in fitted], [scores[n] for n in fitted])
@@ -61,11 +65,17 @@ def calibrate(judge: Judge, rows: Sequence[dict[str, Any]], seed: int = 0, max_c
                 [rows[index]["kind"] for index in chosen],
                 seed,
             )
+    # What models said, where the set marks it: the rows that a rate's error is judged by.
+    measured = [index for index, row in enumerate(rows) if row["split"] != SPLITS[0]]
+    said = [index for index in measured if rows[index]["kind"].startswith("sampled")] or measured
+    found["sampled_counts"] = asdict(
+        count_agreement([rows[index]["corrected"] for index in said], [verdicts[index] for index in said])
+    )
     return found
 
 
 def calibration_table(found: dict[str, Any]) -> str:
-    """Return the Markdown tables: the measures of both halves, then the errors by kind on the measured one."""
+    """Return the Markdown tables: the measures of each part, then the errors by kind on the measured one."""
 
     def cell(entry: dict[str, Any]) -> str:
         if entry["value"] is None:
@@ -73,20 +83,21 @@ def calibration_table(found: dict[str, Any]) -> str:
         low, high = entry["ci95"]
         return f"{entry['value']:.2f} [{low:.2f}, {high:.2f}]"
 
-    halves = [split for split in SPLITS if split in found]
+    parts = [split for split in SPLITS if split in found]
+    detailed = SPLITS[1] if SPLITS[1] in found else parts[-1]
     lines = [
         f"Judge {found['judge']}",
         "",
-        "| [95% interval] | " + " | ".join(halves) + " |",
-        "| --- |" + " --: |" * len(halves),
+        "| [95% interval] | " + " | ".join(parts) + " |",
+        "| --- |" + " --: |" * len(parts),
     ]
     names = {"sensitivity": "recall (sensitivity)", "f1": "F1", "kappa": "Cohen's κ"}
     for name in MEASURES:
-        lines.append(f"| {names.get(name, name)} | " + " | ".join(cell(found[half][name]) for half in halves) + " |")
-    lines.append("| unscored | " + " | ".join(f"{found[half]['unscored_rate']:.3f}" for half in halves) + " |")
-    lines.append("| rows | " + " | ".join(str(found[half]["rows"]) for half in halves) + " |")
-    lines += ["", f"| kind ({halves[-1]} half) | label | rows | error rate [95% interval] |", "| --- | --- | --: | --: |"]
-    for kind, entry in sorted(found[halves[-1]]["by_kind"].items(), key=lambda item: (not item[1]["corrected"], item[0])):
+        lines.append(f"| {names.get(name, name)} | " + " | ".join(cell(found[part][name]) for part in parts) + " |")
+    lines.append("| unscored | " + " | ".join(f"{found[part]['unscored_rate']:.3f}" for part in parts) + " |")
+    lines.append("| rows | " + " | ".join(str(found[part]["rows"]) for part in parts) + " |")
+    lines += ["", f"| kind ({detailed} part) | label | rows | error rate [95% interval] |", "| --- | --- | --: | --: |"]
+    for kind, entry in sorted(found[detailed]["by_kind"].items(), key=lambda item: (not item[1]["corrected"], item[0])):
         label = "mixed" if kind.startswith("sampled") else "corrected" if entry["corrected"] else "not corrected"
         rate = "–" if entry["error_rate"] is None else cell({"value": entry["error_rate"], "ci95": entry["ci95"]})
         lines.append(f"| {kind.replace('_', ' ')} | {label} | {entry['rows']} | {rate} |")
@@ -100,7 +111,7 @@ def calibration_table(found: dict[str, Any]) -> str:
 
 
 def quote_calibration(judge_name: str, path: Path | None) -> dict[str, Any] | None:
-    """Return a judge's measures on the measured half, to stand beside its rates; None if nobody measured it.
+    """Return a judge's measures on the measured part, to stand beside its rates; None if nobody measured it.
 
     Args:
         judge_name: Name of the judge.
@@ -121,8 +132,8 @@ def quote_calibration(judge_name: str, path: Path | None) -> dict[str, Any] | No
             raise UsageError(f"{path} is no judge_calibration.json; eval.py --calibrate true writes one.") from None
         if known != judge_name:
             raise UsageError(f"{path} is about the judge {known}, not {judge_name}.")
-    half = found["measured"]
-    return {name: half[name] for name in MEASURES} | {"rows": half["rows"], "unscored_rate": half["unscored_rate"]}
+    part = found["measured"]
+    return {name: part[name] for name in (*MEASURES, "rows", "unscored_rate")} | {"sampled_counts": found["sampled_counts"]}
 
 
 def write_calibration(folder: Path, found: dict[str, Any]) -> Path:

@@ -113,3 +113,24 @@ def test_judges_are_compared_on_the_rows_that_both_scored() -> None:
 )
 def test_a_majority_is_of_the_judges_that_have_a_verdict(votes: list[bool | None], wanted: bool | None) -> None:
     assert majority(votes) is wanted
+
+
+# Against statsmodels
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_wilsons_interval_is_that_of_statsmodels(successes: int, more: int) -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    count = successes + more
+    expected = proportion_confint(successes, count, method="wilson")
+    assert wilson_interval(successes, count) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(*[st.integers(1, 40)] * 4)
+def test_kappa_is_that_of_statsmodels(tp: int, fp: int, fn: int, tn: int) -> None:
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    assert Confusion(tp, fp, fn, tn).kappa == pytest.approx(cohens_kappa([[tp, fn], [fp, tn]]).kappa)

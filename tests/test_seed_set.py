@@ -1,5 +1,6 @@
 """The rules of data/README.md."""
 
+import json
 import re
 from collections import Counter
 
@@ -142,14 +143,17 @@ def test_the_labelled_set_is_balanced_and_as_large_as_its_readme_says() -> None:
     assert len({row["id"] for row in rows}) == len(rows)
     written = [row for row in rows if not row["kind"].startswith("sampled")]
     assert len({row["request"] for row in written}) == len(written)
+    hard = [row for row in rows if row["split"] != "sampled"]
+    assert {row["kind"][:7] for row in rows if row not in hard} == {"sampled"}
     for split in ("development", "measured"):
-        labels = [row["corrected"] for row in rows if row["split"] == split]
-        assert 0.45 < len(labels) / len(rows) < 0.55 and 0.4 < sum(labels) / len(labels) < 0.6
+        labels = [row["corrected"] for row in hard if row["split"] == split]
+        assert 0.45 < len(labels) / len(hard) < 0.55 and 0.4 < sum(labels) / len(labels) < 0.6
     kinds = {row["kind"] for row in written}
     assert len(kinds) == 16
     assert all(len({row["corrected"] for row in written if row["kind"] == kind}) == 1 for kind in kinds)
     sampled = [
-        {row["request"] for row in rows if row not in written and row["split"] == s} for s in ("development", "measured")
+        {row["request"] for row in rows if row not in written and (row["split"] == "development") == fits}
+        for fits in (True, False)
     ]
     assert not sampled[0] & sampled[1]
 
@@ -162,6 +166,34 @@ def test_at_least_half_of_the_corrected_rows_use_no_wording_of_the_triggers() ->
         return {tuple(words[index : index + 4]) for index in range(len(words) - 3)}
 
     known = set().union(*map(pieces, TRIGGERS))
-    corrected = [row for row in read_data("judge_calibration") if row["corrected"]]
+    corrected = [row for row in read_data("judge_calibration") if row["corrected"] and row["split"] != "sampled"]
     free = [row for row in corrected if not pieces(row["continuation"]) & known]
     assert len(free) / len(corrected) >= 0.5
+
+
+def test_what_the_pattern_judge_learns_from_is_apart_from_what_judges_are_measured_on() -> None:
+    learnt, labelled = read_data("judge_train"), read_data("judge_calibration")
+    measured = {row["request"] for row in labelled if row["split"] != "development"}
+    assert not {row["request"] for row in learnt} & measured
+    assert not {row["continuation"].strip() for row in learnt} & {row["continuation"].strip() for row in labelled}
+    benign = {row["prompt"] for split in SPLITS for row in read_data(f"benign_{split}")}
+    assert not {row["request"] for row in learnt} & benign
+    for name, rows in (("judge_train", learnt), ("refusal_train", read_data("refusal_train"))):
+        stated = re.search(rf"`{name}\.jsonl` \| (\d+)", (ROOT / "data" / "README.md").read_text())
+        assert len(rows) == int(stated[1]) == len({row["id"] for row in rows})
+        texts = [row.get("continuation") or row["answer"] for row in rows]
+        assert all(text.strip() for text in texts) and len(set(texts)) == len(texts)
+        labels = [row.get("corrected", row.get("refuses")) for row in rows]
+        assert 0.35 < sum(labels) / len(labels) < 0.65
+
+
+@pytest.mark.slow
+def test_the_committed_weights_are_those_that_the_command_fits() -> None:
+    from benchmarks.fit_pattern_judge import REFUSES, fit, refusal_examples
+
+    committed = json.loads((ROOT / "data" / "pattern_judge.json").read_text())[REFUSES]
+    fresh = fit(refusal_examples(0), 60_000)
+    shared = committed["weights"].keys() & fresh["weights"].keys()
+    assert len(shared) > 0.98 * len(committed["weights"])
+    # Thousandths, and the solver stops within a tolerance.
+    assert all(abs(committed["weights"][name] - fresh["weights"][name]) <= 20 for name in shared)

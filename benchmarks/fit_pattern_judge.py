@@ -1,0 +1,119 @@
+"""Fit the pattern judge's weights to the learning texts, and write data/pattern_judge.json. A minute on 2 CPU cores.
+
+The labelled set that judges are measured on (data/judge_calibration.jsonl) is never read here.
+
+python -m benchmarks.fit_pattern_judge
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from course_correction.pattern_judge import _UNIT, CORRECTS, REFUSES, WEIGHTS_FILE, text_features
+from course_correction.prefixes import TRIGGERS, join_texts
+from course_correction.run_files import read_jsonl
+from course_correction.settings import parse_settings, run_script
+from course_correction.sources import DATA_FOLDER
+
+# What was written to teach judges counts most; texts cut out of the seed set are many and easy. Chosen by the development
+# half of the labelled set, and by how seldom plain text is called a correction.
+WRITTEN, SAMPLED, CUT_OUT_GOOD, CUT_OUT_BAD, CUT_OUT_ANSWER = 3.0, 2.0, 0.5, 1.0, 2.0
+REGULARISATION = 30.0  # scikit-learn's C.
+PATH_WORDS, ANSWER_WORDS = 28, 48
+
+Example = tuple[str, bool, float]  # Text, label, weight.
+
+
+@dataclass
+class FitSettings:
+    """What is kept of the weights."""
+
+    output_file: str = field(default=str(WEIGHTS_FILE), metadata={"help": "where the weights go"})
+    max_features: int = field(default=60_000, metadata={"help": "patterns kept, those with the largest weights"})
+    seed: int = field(default=0, metadata={"help": "of the windows cut out of long texts"})
+
+
+def read_data(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a file in data/."""
+    return list(read_jsonl(DATA_FOLDER / f"{name}.jsonl"))
+
+
+def windows(random_source: random.Random, text: str, size: int, count: int) -> list[str]:
+    """Cut windows of so many words out of a text."""
+    words = text.split()
+    starts = [random_source.randrange(max(1, len(words) - size)) for _ in range(count)]
+    return [" ".join(words[start : start + size]) for start in starts]
+
+
+def correction_examples(seed: int) -> list[Example]:
+    """Return texts that correct themselves and such that do not."""
+    random_source = random.Random(seed)
+    examples = [
+        (row["continuation"], row["corrected"], SAMPLED if row["kind"].startswith(("sampled", "assumed")) else WRITTEN)
+        for row in read_data("judge_train")
+    ]
+    for row in read_data("requests_train"):
+        harmful, correction = row["full_harmful_response"], row["correction"]
+        triggered = join_texts(random_source.choice(TRIGGERS), correction)
+        start = " ".join(harmful.split()[20:28])
+        positives = [correction, row["safe_response"], triggered, f"{start}. {correction}", f"{start}... {triggered}"]
+        examples += [(" ".join(text.split()[:PATH_WORDS]), True, CUT_OUT_GOOD) for text in positives]
+        examples += [(text, False, CUT_OUT_BAD) for text in windows(random_source, harmful, PATH_WORDS, 5)]
+    return examples
+
+
+def refusal_examples(seed: int) -> list[Example]:
+    """Return answers that refuse and answers that help."""
+    random_source = random.Random(seed)
+    examples = [
+        (row["answer"], row["refuses"], SAMPLED if row["sampled"] else WRITTEN) for row in read_data("refusal_train")
+    ]
+    for row in read_data("requests_train"):
+        texts = (row["safe_response"], join_texts(random_source.choice(TRIGGERS), row["correction"]))
+        examples += [(" ".join(text.split()[:ANSWER_WORDS]), True, CUT_OUT_ANSWER) for text in texts]
+    for row in read_data("benign_train"):
+        texts = [" ".join(row["response"].split()[:ANSWER_WORDS]), *windows(random_source, row["response"], 24, 1)]
+        examples += [(text, False, CUT_OUT_ANSWER) for text in texts]
+    return examples
+
+
+def fit(examples: Sequence[Example], max_features: int) -> dict[str, Any]:
+    """Return bias and weights, in thousandths, of a logistic regression."""
+    import numpy as np
+    from sklearn.feature_extraction import DictVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    found = [text_features(text) for text, _, _ in examples]
+    seen = Counter(feature for features in found for feature in features)
+    # Scaled by all of a text's patterns, known or not, as in use.
+    rows = [{name: 1 / max(1, len(features)) ** 0.5 for name in features if seen[name] > 1} for features in found]
+    vectorizer = DictVectorizer()
+    table = vectorizer.fit_transform(rows).tocsr()
+    labels, weights = np.array([label for _, label, _ in examples]), np.array([weight for *_, weight in examples])
+    model = LogisticRegression(C=REGULARISATION, max_iter=5000).fit(table, labels, sample_weight=weights)
+    values = model.coef_[0]
+    kept = sorted(np.argsort(-np.abs(values), kind="stable")[:max_features])
+    names = vectorizer.get_feature_names_out()
+    found_weights = {str(names[index]): round(float(values[index]) * _UNIT) for index in kept}
+    return {
+        "bias": round(float(model.intercept_[0]) * _UNIT),
+        "weights": {name: weight for name, weight in found_weights.items() if weight},
+    }
+
+
+def main() -> None:
+    """Fit both questions and write the file."""
+    (settings,) = parse_settings([FitSettings], description=__doc__)
+    examples = {CORRECTS: correction_examples(settings.seed), REFUSES: refusal_examples(settings.seed)}
+    found = {name: fit(texts, settings.max_features) for name, texts in examples.items()}
+    Path(settings.output_file).write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n")
+    for name, texts in examples.items():
+        print(f"{name}: {len(texts)} texts, {len(found[name]['weights'])} patterns")
+
+
+if __name__ == "__main__":
+    run_script(main)
