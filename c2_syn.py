@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from course_correction.loading import read_chat_template
 from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
 from course_correction.prefixes import join_trigger
 from course_correction.processes import Ranks
@@ -132,6 +133,7 @@ def synthesize(settings: SynthesisSettings) -> Path | None:
         for key, value in asdict(settings).items()
         if key not in {"output_dir", "export_dir", "max_parallel_calls", "call_timeout"}
     }
+    identity["chat_template"] = read_chat_template(settings.chat_template)
     pairs, counts = select_pairs(settings)
     announce(
         f"{settings.source}: {counts.pop('kept', 0)} requests kept"

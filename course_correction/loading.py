@@ -111,8 +111,29 @@ def check_reachable(name: str, revision: str | None) -> None:
         raise explain_loading_error(name, error) from None
 
 
-def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def read_chat_template(path: str | None) -> str | None:
+    """Return the text of a .jinja file; None without one.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    try:
+        return Path(path).read_text() if path else None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise UsageError(f"chat_template {path} cannot be read: {reason}.") from None
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None, trust_remote_code: bool = False, chat_template: str | None = None
+) -> Any:
     """Load a chat tokenizer.
+
+    Args:
+        name: Hub id, folder, or the offline model.
+        revision: Its revision on the Hub.
+        trust_remote_code: As for `from_pretrained`.
+        chat_template: A .jinja file to take the place of the tokenizer's own template.
 
     Raises:
         UsageError: If it cannot be had, or has no chat template.
@@ -127,10 +148,12 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
         )
     except Exception as error:
         raise explain_loading_error(name, error) from None
+    if chat_template:
+        tokenizer.chat_template = read_chat_template(chat_template)
     if not tokenizer.chat_template:
         raise UsageError(
-            f"The tokenizer of {name} has no chat template, so a prefill cannot be rendered. Use a chat model, or set "
-            "`tokenizer.chat_template` and save the tokenizer."
+            f"The tokenizer of {name} has no chat template, so a prefill cannot be rendered. Use a chat model, or give "
+            "the format that it was trained with by --chat_template, a .jinja file."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

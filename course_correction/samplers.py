@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from typing import Any, Protocol
 
-from course_correction.prefills import decode_continuation, render_prompt
+from course_correction.prefills import check_prefill, decode_continuation, render_prompt
 from course_correction.run_files import UsageError
 from course_correction.settings import announce
 
@@ -19,11 +20,13 @@ class BegunAnswer:
         request: What the user asked.
         answer_ids: Token ids of the answer begun, `()` where it has not.
         draw_key: Names the random numbers of what follows.
+        prompt_ids: Stand before the answer in the chat prompt's stead, where given.
     """
 
     request: str
     answer_ids: tuple[int, ...]
     draw_key: str
+    prompt_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ class ModelSampler:
         Raises:
             UsageError: If an answer is too long for the model, or if memory does not suffice for a single row.
         """
-        prompts = {request: tuple(render_prompt(self.tokenizer, request)) for request in {row.request for row in begun}}
-        prefills = [prompts[row.request] + row.answer_ids for row in begun]
+        prompt = cache(lambda request: tuple(render_prompt(self.tokenizer, request)))
+        prefills = [(row.prompt_ids or prompt(row.request)) + row.answer_ids for row in begun]
         self._check_lengths(prefills, begun, settings.max_new_tokens)
         if self.shares:
             groups = [list(group) for _, group in groupby(range(len(begun)), key=lambda index: begun[index].request)]
@@ -169,6 +172,9 @@ class SamplerSettings:
     server_model: str | None = field(default=None, metadata={"help": "name of the model there, if it is another one"})
     max_parallel_calls: int = field(default=64, metadata={"help": "calls to the server at once"})
     call_timeout: float = field(default=300.0, metadata={"help": "seconds for a call"})
+    chat_template: str | None = field(
+        default=None, metadata={"help": "a .jinja file, for a tokenizer that has no chat template or another one"}
+    )
 
     def check(self) -> None:
         """Refuse values outside their range."""
@@ -203,7 +209,8 @@ def load_sampler(name: str, revision: str | None, loading: dict[str, Any], setti
     from course_correction.server_sampler import ServerSampler
 
     # The tokenizer first: it is small, and a missing chat template shows before the weights are loaded.
-    tokenizer = load_tokenizer(name, revision)
+    tokenizer = load_tokenizer(name, revision, chat_template=settings.chat_template)
+    check_prefill(tokenizer)
     if settings.server_url:
         limits = {"max_parallel": settings.max_parallel_calls, "timeout_s": settings.call_timeout}
         server = Server(settings.server_url, "sampling", "--server_url", **limits)

@@ -41,9 +41,9 @@ class ServerSampler:
             UsageError: If the server cannot be reached, or a call fails for good.
         """
         self._probe(begun[0])
-        rows: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+        rows: dict[tuple, list[int]] = {}
         for index, row in enumerate(begun):
-            rows.setdefault((row.request, row.answer_ids), []).append(index)
+            rows.setdefault((row.request, row.prompt_ids, row.answer_ids), []).append(index)
         calls = list(rows.values()) if self._gives_many else [[index] for indices in rows.values() for index in indices]
         with ThreadPoolExecutor(self.server.max_parallel) as pool:
             running = [pool.submit(self._ask, [begun[index] for index in indices], settings) for indices in calls]
@@ -63,7 +63,7 @@ class ServerSampler:
         return [written[index] for index in range(len(begun))]
 
     def _prompt_ids(self, row: BegunAnswer) -> list[int]:
-        return render_prompt(self.tokenizer, row.request) + list(row.answer_ids)
+        return list(row.prompt_ids or render_prompt(self.tokenizer, row.request)) + list(row.answer_ids)
 
     def _as_text(self, ids: list[int]) -> str:
         if self._adds_bos and ids[:1] == [self.tokenizer.bos_token_id]:
