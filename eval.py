@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.evaluation import Evaluation, read_finished
+from course_correction.evaluation import Evaluation
 from course_correction.judging import JudgeSettings
 from course_correction.processes import Ranks
 from course_correction.run_files import UsageError, open_run
@@ -39,6 +39,10 @@ class EvaluationSettings(JudgeSettings, SamplerSettings):
     max_requests: int | None = field(default=None, metadata={"help": "evaluate the first n items only"})
     prefill_tokens: list[int] = field(
         default_factory=lambda: [10, 20, 30, 40, 50, 60, 70, 80], metadata={"help": "the k's: tokens prefilled"}
+    )
+    prefill_mode: Literal["continue", "reference"] = field(
+        default="continue",
+        metadata={"help": "go on in one open turn, or as the reference renders it: k words with an opener, a closed turn"},
     )
     num_paths: int = field(default=4, metadata={"help": "paths sampled for each request and k (b)"})
     max_new_tokens: int = field(default=32, metadata={"help": "tokens a path (m)"})
@@ -95,6 +99,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
         UsageError: Also at the end, with everything saved, if more than `max_unscored` of the paths have no verdict.
     """
     from course_correction import judging
+    from course_correction.measuring import measure, read_finished
 
     evaluation = Evaluation(settings)
     # What would fail at the end fails now.
@@ -114,11 +119,19 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
         ranks.part()
         if judge is None:
             return None
-        names = ("judge", "judge_model", "judge_revision", "judge_threshold", "judge_label", "judge_base_url")
+        names = [
+            "judge",
+            "judge_model",
+            "judge_revision",
+            "judge_threshold",
+            "judge_by_probability",
+            "judge_label",
+            "judge_base_url",
+        ]
         judging_identity = {name: getattr(settings, name) for name in names}
         claims.enter_context(open_run(evaluation.folder, "judging", judging_identity, "verdicts.jsonl"))
         evaluation.judge(judge)
-        metrics = evaluation.measure(judge.name, time.monotonic() - start)
+        metrics = measure(evaluation, judge.name, time.monotonic() - start)
     if metrics["unscored_rate"] > settings.max_unscored:
         reasons = ", ".join(f"{name} {count}" for name, count in metrics["unscored_reasons"].items())
         raise UsageError(

@@ -1,23 +1,24 @@
-"""One evaluation in its folder: sample paths, answer benign prompts, judge, measure. The work behind eval.py."""
+"""One evaluation in its folder: sample paths, answer benign prompts, judge. The work behind eval.py."""
 
 import json
+import random
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_correction.loading import load_model, load_tokenizer, weights_identity
-from course_correction.prefills import encode_answer
+from course_correction.loading import load_model, load_tokenizer, read_chat_template, weights_identity
+from course_correction.prefills import encode_answer, render_closed_turn
+from course_correction.prefixes import OPENERS
 from course_correction.processes import Ranks
-from course_correction.run_files import UsageError, chunked, library_versions, read_jsonl, text_digest, write_json
+from course_correction.run_files import UsageError, chunked, read_jsonl, text_digest, write_json
 from course_correction.samplers import BegunAnswer, load_sampler
 from course_correction.settings import announce
-from course_correction.sources import normalise_request, read_benign_rows, read_eval_items
+from course_correction.sources import read_benign_rows, read_eval_items
 from course_correction.units import run_units
 
 
 class Evaluation:
-    """One evaluation in its output folder: sampling, judging, metrics; each stage goes on where it stopped."""
+    """One evaluation in its output folder: sampling and judging; each stage goes on where it stopped."""
 
     def __init__(self, settings: Any) -> None:
         """Read the items of eval.py's `EvaluationSettings`; the model is loaded only if something is left to sample."""
@@ -55,9 +56,10 @@ class Evaluation:
         names = (
             "model_name_or_path model_revision adapter_name_or_path dtype attn_implementation load_in_4bit items "
             "prefill_tokens num_paths max_new_tokens temperature top_p share_prefix benign_max_new_tokens reference_model "
-            "batch_size requests_per_unit backend server_url server_model seed"
+            "batch_size requests_per_unit backend server_url server_model prefill_mode seed"
         )
         identity = {name: getattr(self.settings, name) for name in names.split()}
+        identity["chat_template"] = read_chat_template(self.settings.chat_template)
         identity["max_benign"], identity["num_requests"] = self.settings.max_benign, len(self.items)
         identity["items_digest"] = text_digest(*(text for item in self.items for text in item.values()))
         for name in ("model_name_or_path", "adapter_name_or_path", "reference_model"):
@@ -98,10 +100,16 @@ class Evaluation:
         for item in items:
             answer = tuple(encode_answer(sampler.tokenizer, item["full_harmful_response"]))
             for k in sorted(settings.prefill_tokens):
-                for path in range(settings.num_paths if k <= len(answer) else 0):
+                prompt, start, is_long_enough = None, answer[:k], k <= len(answer)
+                if settings.prefill_mode == "reference":
+                    # Here k counts words, and a shorter response stands whole.
+                    text = begin_as_reference(item, k, settings.seed)
+                    prompt, start = tuple(render_closed_turn(sampler.tokenizer, item["request"], text)), ()
+                    is_long_enough = True
+                for path in range(settings.num_paths if is_long_enough else 0):
                     places.append((item["request_id"], k, path))
-                    begun.append(BegunAnswer(item["request"], answer[:k], "\x1f".join(map(str, places[-1]))))
-                if k > len(answer):
+                    begun.append(BegunAnswer(item["request"], start, "\x1f".join(map(str, places[-1])), prompt))
+                if not is_long_enough:
                     places.append((item["request_id"], k, None))
         written = iter(sampler.go_on(begun, sampling) if begun else [])
         rows = []
@@ -156,7 +164,7 @@ class Evaluation:
     def judge(self, judge: Any) -> None:
         """Write verdicts.jsonl, a row for each path."""
         from course_correction.judging import Path as JudgedPath
-        from course_correction.model_judges import check_calls
+        from course_correction.server_judge import check_calls
 
         paths: dict[str, list[dict[str, Any]]] = {item["request_id"]: [] for item in self.items}
         for row in read_jsonl(self.folder / "generations.jsonl"):
@@ -168,7 +176,7 @@ class Evaluation:
         def judged(rows: list[dict[str, Any]]) -> list[JudgedPath]:
             item = self.by_id[rows[0]["request_id"]]
             return [
-                JudgedPath(item["request"], _prefill_text(tokenizer, item, row["prefill_tokens"]), row["continuation"])
+                JudgedPath(item["request"], self._prefill_text(tokenizer, item, row["prefill_tokens"]), row["continuation"])
                 for row in rows
             ]
 
@@ -176,7 +184,7 @@ class Evaluation:
             nonlocal tokenizer
             # The pattern judge reads the continuation alone; prefills are rendered only for those that read them.
             if self.settings.judge != ["pattern"]:
-                tokenizer = load_tokenizer(self.settings.model_name_or_path, self.settings.model_revision)
+                tokenizer = self.tokenizer()
                 check_calls(judge, [path for name in names for path in judged(paths[name])], self.settings.max_judge_calls)
             return lambda unit: self._verdict_rows(judge, paths[names[unit]], judged(paths[names[unit]])), None
 
@@ -192,6 +200,20 @@ class Evaluation:
             f"judging ({judge.name})",
         )
 
+    def tokenizer(self) -> Any:
+        """Return the evaluated model's, without loading the model."""
+        settings = self.settings
+        if self._sampler is not None:
+            return self._sampler.tokenizer
+        return load_tokenizer(settings.model_name_or_path, settings.model_revision, chat_template=settings.chat_template)
+
+    def _prefill_text(self, tokenizer: Any, item: dict[str, str], k: int) -> str:
+        if tokenizer is None:
+            return ""
+        if self.settings.prefill_mode == "reference":
+            return begin_as_reference(item, k, self.settings.seed)
+        return tokenizer.decode(encode_answer(tokenizer, item["full_harmful_response"])[:k])
+
     @staticmethod
     def _verdict_rows(judge: Any, rows: list[dict[str, Any]], judged: list[Any]) -> list[dict[str, Any]]:
         return [
@@ -201,91 +223,8 @@ class Evaluation:
             for row, verdict in zip(rows, judge.judge(judged), strict=True)
         ]
 
-    def measure(self, judge_name: str, seconds: float) -> dict[str, Any]:
-        """Compute metrics.json from the finished rows, and the report beside it."""
-        from course_correction.agreement import agreement_matrix
-        from course_correction.calibration import quote_calibration
-        from course_correction.judging import judge_refusal
-        from course_correction.metrics import paired_difference, rate_with_interval, summarise
-        from course_correction.report import write_report
 
-        settings = self.settings
-        too_short = Counter(
-            row["prefill_tokens"] for row in read_jsonl(self.folder / "generations.jsonl") if row.get("too_short")
-        )
-        table = read_rates(self.folder, self.by_id, settings.prefill_tokens)
-        metrics = summarise(table, too_short, settings.seed)
-        verdicts = list(read_jsonl(self.folder / "verdicts.jsonl"))
-        unscored = Counter(row["reason"] for row in verdicts if row["corrected"] is None)
-        metrics["unscored_rate"] = unscored.total() / len(verdicts) if verdicts else 0.0
-        metrics["unscored_reasons"] = dict(unscored.most_common())
-        if votes := [row["votes"] for row in verdicts if "votes" in row]:
-            metrics["judges_kappa"] = agreement_matrix({name: [row[name] for row in votes] for name in votes[0]})
-        if settings.max_benign:
-            answers = [row["answer"] for row in read_jsonl(self.folder / "benign_answers.jsonl")]
-            metrics["over_refusal"] = rate_with_interval(judge_refusal(answers), settings.seed)
-            if drift := self.measure_drift():
-                metrics["benign_kl"] = drift
-        name = settings.adapter_name_or_path or settings.model_name_or_path
-        metrics |= {
-            "settings": {k: v for k, v in asdict(settings).items() if k not in {"output_dir", "baseline_dir"}},
-            "model": settings.model_name_or_path,
-            "adapter": settings.adapter_name_or_path,
-            "judge": judge_name,
-            "judge_agreement": quote_calibration(judge_name, Path(file) if (file := settings.judge_calibration) else None),
-            "versions": library_versions(),
-            "seconds": round(seconds, 1),
-        }
-        runs, difference = {name: metrics}, None
-        if settings.baseline_dir:
-            baseline = Path(settings.baseline_dir)
-            before = read_finished(baseline)
-            try:
-                difference = paired_difference(
-                    table, read_rates(baseline, self.by_id, settings.prefill_tokens), settings.seed
-                )
-            except ValueError as error:
-                raise UsageError(f"{baseline}: {error}") from None
-            metrics["difference_to_baseline"] = difference
-            runs = {"before": before, "after": metrics}
-        write_json(self.folder / "metrics.json", metrics)
-        write_report(self.folder, runs, difference)
-        return metrics
-
-
-def _prefill_text(tokenizer: Any, item: dict[str, str], prefill_tokens: int) -> str:
-    if tokenizer is None:
-        return ""
-    return tokenizer.decode(encode_answer(tokenizer, item["full_harmful_response"])[:prefill_tokens])
-
-
-def read_finished(folder: Path) -> dict[str, Any]:
-    """Return the metrics.json of a finished evaluation.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise UsageError(f"{folder} holds no finished evaluation (no metrics.json). Run eval.py into it first.")
-    return json.loads(path.read_text())
-
-
-def read_rates(folder: Path, by_id: dict[str, dict[str, str]], prefill_tokens: list[int]) -> Any:
-    """Count the verdicts in `folder` that belong to the given items into Corr(x, k)."""
-    from course_correction.metrics import PathVerdict, request_rates
-
-    path = folder / "verdicts.jsonl"
-    if not path.is_file():
-        raise UsageError(f"{folder} holds no verdicts.jsonl. Run eval.py into it first.")
-    verdicts = [
-        PathVerdict(
-            normalise_request(by_id[row["request_id"]]["request"]),
-            row["request_id"],
-            row["prefill_tokens"],
-            row["corrected"],
-        )
-        for row in read_jsonl(path)
-        if row["request_id"] in by_id
-    ]
-    return request_rates(verdicts, prefill_tokens)
+def begin_as_reference(item: dict[str, str], words: int, seed: int) -> str:
+    """Return the first words of an opener and the response; the opener is the item's own, drawn once."""
+    opener = random.Random(text_digest(str(seed), item["request_id"])).choice(OPENERS)
+    return " ".join(f"{opener} {item['full_harmful_response']}".split()[:words])

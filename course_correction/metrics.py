@@ -11,12 +11,15 @@ _LEVEL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class PathVerdict:
-    """One judged path. `corrected` is None where it was not scored; `cluster` names the distinct request."""
+    """One judged path. `corrected` is None where it was not scored; `cluster` names the distinct request.
+
+    Numbers in the place of `corrected` are averaged likewise.
+    """
 
     cluster: str
     request_id: str
     prefill_tokens: int
-    corrected: bool | None
+    corrected: bool | float | None
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,32 @@ def summarise(table: RequestRates, too_short: dict[int, int] | None = None, seed
             "value": None if np.isnan(mean) else mean,
             "ci95": None if resampled is None else interval(_mean_over_lengths(resampled)),
         },
+    }
+
+
+def resample_corr_mean(table: RequestRates, seed: int = 0) -> np.ndarray:
+    """Return Corr_mean of each bootstrap resample, [B], NaN where a resample holds no known rate."""
+    return _mean_over_lengths(bootstrap_rates(table.rates, table.clusters, seed))
+
+
+def summarise_positions(positions: Sequence[tuple[str, str, int, int]], seed: int = 0) -> dict:
+    """Return how many tokens are said before paths correct themselves: `mean`, its `ci95`, and means `by_prefill`.
+
+    Averaged as rates are: over a request's paths first, then over requests, then over k.
+
+    Args:
+        positions: Distinct request, request_id, k and tokens of each path that was found to correct itself.
+        seed: Of the bootstrap over distinct requests.
+    """
+    if not positions:
+        return {"mean": None, "ci95": None, "by_prefill": {}, "paths": 0}
+    table = request_rates([PathVerdict(*position) for position in positions])
+    means = zip(table.prefill_tokens, corr_at_k(table.rates), strict=True)
+    return {
+        "mean": corr_mean(table.rates),
+        "ci95": interval(resample_corr_mean(table, seed)),
+        "by_prefill": {str(length): float(value) for length, value in means},
+        "paths": len(positions),
     }
 
 

@@ -34,6 +34,12 @@ def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | 
         rows.append(row + ([percent(difference["corr_at_k"].get(str(length)), True)] if difference else []))
     row = ["**Corr_mean**", *(percent(metrics["corr_mean"]) for metrics in runs.values())]
     rows.append(row + ([percent(difference["corr_mean"], True)] if difference else []))
+    if any((metrics.get("corr_mean_less_judge_errors") or {}).get("value") is not None for metrics in runs.values()):
+        cells = [percent(metrics.get("corr_mean_less_judge_errors")) for metrics in runs.values()]
+        rows.append(["Corr_mean, estimated without the judge's errors", *cells] + ([""] if difference else []))
+    if any(metrics.get("first_correction", {}).get("paths") for metrics in runs.values()):
+        cells = [_tokens(metrics.get("first_correction")) for metrics in runs.values()]
+        rows.append(["tokens said before the correction, mean", *cells] + ([""] if difference else []))
     if any(metrics.get("over_refusal") for metrics in runs.values()):
         row = ["over-refusal, benign prompts", *(percent(metrics.get("over_refusal")) for metrics in runs.values())]
         rows.append(row + ([""] if difference else []))
@@ -48,6 +54,12 @@ def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | 
         + ([""] if difference else [])
     )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _tokens(entry: dict[str, Any] | None) -> str:
+    if not entry or entry["mean"] is None:
+        return "–"
+    return f"{entry['mean']:.1f} [{entry['ci95'][0]:.1f}, {entry['ci95'][1]:.1f}]"
 
 
 def _worst(metrics: dict[str, Any], key: str) -> float:

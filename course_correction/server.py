@@ -78,6 +78,9 @@ class Server:
             try:
                 with self._Place(self):
                     answer = ask(self.client)
+            except UsageError:
+                # A ValueError too, but not the server's.
+                raise
             except openai.APIConnectionError as error:
                 reason = "timeout" if isinstance(error, openai.APITimeoutError) else "no connection"
                 if not self._was_reached and attempt >= min(1, self._max_retries):

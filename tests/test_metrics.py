@@ -22,6 +22,7 @@ from course_correction.metrics import (
     requests_for_width,
     sign_flip_p_value,
     summarise,
+    summarise_positions,
 )
 
 NORMAL_975 = 1.959964
@@ -347,3 +348,29 @@ def test_the_requests_asked_for_give_about_the_width_that_was_wanted() -> None:
         low, high = summarise(evaluate(needed, paths))["corr_mean"]["ci95"]
         assert high - low == pytest.approx(0.1, rel=0.2)
     assert requests_for_width(_table(np.ones((1, 2))), 0.1) is None
+
+
+def test_the_number_of_requests_for_a_width_is_that_of_a_mean_of_independent_requests() -> None:
+    from scipy.stats import norm
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    random_source = np.random.default_rng(3)
+    truth = random_source.beta(2, 2, 400)
+    paths = 200
+    verdicts = [
+        PathVerdict(f"r{number}", f"r{number}", 10, bool(hit))
+        for number, rate in enumerate(truth)
+        for hit in random_source.random(paths) < rate
+    ]
+    needed = requests_for_width(request_rates(verdicts), 0.05)
+    # With so many paths a request the spread is that between requests, and the width that of statsmodels' mean.
+    deviation = DescrStatsW(truth).std
+    assert needed == pytest.approx((2 * norm.ppf(0.975) * deviation / 0.05) ** 2, rel=0.15)
+
+
+def test_positions_are_averaged_over_paths_then_requests_then_lengths() -> None:
+    positions = [("a", "a", 10, 4), ("a", "a", 10, 8), ("b", "b", 10, 20), ("a", "a", 40, 2)]
+    found = summarise_positions(positions)
+    assert found["by_prefill"] == {"10": 13.0, "40": 2.0} and found["mean"] == 7.5 and found["paths"] == 4
+    assert found["ci95"][0] <= 7.5 <= found["ci95"][1]
+    assert summarise_positions([]) == {"mean": None, "ci95": None, "by_prefill": {}, "paths": 0}

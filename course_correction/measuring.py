@@ -1,0 +1,142 @@
+"""From verdicts to metrics.json and the report. The last stage of eval.py; loads no model but for the drift."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from course_correction.agreement import Confusion, agreement_matrix, corrected_rate
+from course_correction.calibration import quote_calibration
+from course_correction.metrics import (
+    PathVerdict,
+    RequestRates,
+    paired_difference,
+    rate_with_interval,
+    request_rates,
+    resample_corr_mean,
+    summarise,
+    summarise_positions,
+)
+from course_correction.pattern_judge import find_correction, judge_refusal
+from course_correction.report import write_report
+from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
+from course_correction.sources import normalise_request
+
+
+def measure(evaluation: Any, judge_name: str, seconds: float) -> dict[str, Any]:
+    """Compute metrics.json from the finished rows of an `Evaluation`, and the report beside it.
+
+    Args:
+        evaluation: Whose paths are sampled and judged.
+        judge_name: Name of the judge.
+        seconds: What sampling and judging took.
+
+    Raises:
+        UsageError: If the baseline or the judge's calibration does not fit.
+    """
+    settings, folder = evaluation.settings, evaluation.folder
+    short_rows = (row for row in read_jsonl(folder / "generations.jsonl") if row.get("too_short"))
+    table = read_rates(folder, evaluation.by_id, settings.prefill_tokens)
+    metrics = summarise(table, Counter(row["prefill_tokens"] for row in short_rows), settings.seed)
+    metrics |= _about_judging(folder, metrics["corr_mean"], table, judge_name, settings)
+    metrics["first_correction"] = summarise_positions(list(_find_positions(evaluation)), settings.seed)
+    if settings.max_benign:
+        answers = [row["answer"] for row in read_jsonl(folder / "benign_answers.jsonl")]
+        metrics["over_refusal"] = rate_with_interval(judge_refusal(answers), settings.seed)
+        if drift := evaluation.measure_drift():
+            metrics["benign_kl"] = drift
+    metrics |= {
+        "settings": {k: v for k, v in asdict(settings).items() if k not in {"output_dir", "baseline_dir"}},
+        "model": settings.model_name_or_path,
+        "adapter": settings.adapter_name_or_path,
+        "judge": judge_name,
+        "versions": library_versions(),
+        "seconds": round(seconds, 1),
+    }
+    runs, difference = {settings.adapter_name_or_path or settings.model_name_or_path: metrics}, None
+    if settings.baseline_dir:
+        baseline = Path(settings.baseline_dir)
+        before = read_finished(baseline)
+        try:
+            difference = paired_difference(
+                table, read_rates(baseline, evaluation.by_id, settings.prefill_tokens), settings.seed
+            )
+        except ValueError as error:
+            raise UsageError(f"{baseline}: {error}") from None
+        metrics["difference_to_baseline"] = difference
+        modes = [run["settings"]["prefill_mode"] for run in (before, metrics)]
+        names = ["before", "after"] if modes[0] == modes[1] else [f"prefill: {mode}" for mode in modes]
+        runs = dict(zip(names, (before, metrics), strict=True))
+    write_json(folder / "metrics.json", metrics)
+    write_report(folder, runs, difference)
+    return metrics
+
+
+def _about_judging(
+    folder: Path, corr_mean: dict[str, Any], table: RequestRates, judge_name: str, settings: Any
+) -> dict[str, Any]:
+    """Return what is unscored, how the judge agrees with labels and other judges, and Corr_mean without its errors."""
+    verdicts = list(read_jsonl(folder / "verdicts.jsonl"))
+    unscored = Counter(row["reason"] for row in verdicts if row["corrected"] is None)
+    quoted = quote_calibration(judge_name, Path(file) if (file := settings.judge_calibration) else None)
+    found = {
+        "unscored_rate": unscored.total() / len(verdicts) if verdicts else 0.0,
+        "unscored_reasons": dict(unscored.most_common()),
+        "judge_agreement": quoted,
+    }
+    if votes := [row["votes"] for row in verdicts if "votes" in row]:
+        found["judges_kappa"] = agreement_matrix({name: [row[name] for row in votes] for name in votes[0]})
+    if quoted and corr_mean["value"] is not None:
+        counts = Confusion(**quoted["sampled_counts"])
+        estimate = corrected_rate(corr_mean["value"], resample_corr_mean(table, settings.seed), counts, settings.seed)
+        found["corr_mean_less_judge_errors"] = estimate
+    return found
+
+
+def _find_positions(evaluation: Any) -> Iterator[tuple[str, str, int, int]]:
+    """Yield distinct request, request_id, k and tokens said before the correction, for the paths judged corrected."""
+    folder, by_id = evaluation.folder, evaluation.by_id
+    corrected = {_key(row) for row in read_jsonl(folder / "verdicts.jsonl") if row["corrected"]}
+    tokenizer = None
+    for row in read_jsonl(folder / "generations.jsonl"):
+        end = find_correction(row["continuation"]) if _key(row) in corrected else None
+        if end is not None:
+            tokenizer = tokenizer or evaluation.tokenizer()
+            tokens = len(tokenizer(row["continuation"][:end], add_special_tokens=False)["input_ids"])
+            yield normalise_request(by_id[row["request_id"]]["request"]), row["request_id"], row["prefill_tokens"], tokens
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int, int]:
+    return row["request_id"], row["prefill_tokens"], row["path"]
+
+
+def read_finished(folder: Path) -> dict[str, Any]:
+    """Return the metrics.json of a finished evaluation.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no finished evaluation (no metrics.json). Run eval.py into it first.")
+    return json.loads(path.read_text())
+
+
+def read_rates(folder: Path, by_id: dict[str, dict[str, str]], prefill_tokens: list[int]) -> RequestRates:
+    """Count the verdicts in `folder` that belong to the given items into Corr(x, k)."""
+    path = folder / "verdicts.jsonl"
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no verdicts.jsonl. Run eval.py into it first.")
+    verdicts = [
+        PathVerdict(
+            normalise_request(by_id[row["request_id"]]["request"]),
+            row["request_id"],
+            row["prefill_tokens"],
+            row["corrected"],
+        )
+        for row in read_jsonl(path)
+        if row["request_id"] in by_id
+    ]
+    return request_rates(verdicts, prefill_tokens)
