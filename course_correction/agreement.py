@@ -189,7 +189,7 @@ def majority(votes: Sequence[bool | None]) -> bool | None:
 
 
 def fit_threshold(labels: Sequence[bool], scores: Sequence[float | None]) -> float:
-    """Return the threshold on scores with the highest F1, halfway to the next lower score; rows without one are left out.
+    """Return the threshold on scores with the highest Cohen's kappa, halfway to the next lower one.
 
     Raises:
         ValueError: If no row has a score.
@@ -198,10 +198,11 @@ def fit_threshold(labels: Sequence[bool], scores: Sequence[float | None]) -> flo
     if not known:
         raise ValueError("No row has a score, so no threshold can be fitted.")
 
-    def f1(threshold: float) -> float:
-        value = count_agreement(labels, [None if score is None else score >= threshold for score in scores]).f1
+    # Not F1, which a judge that always says yes may win where most rows are corrected.
+    def kappa(threshold: float) -> float:
+        value = count_agreement(labels, [None if score is None else score >= threshold for score in scores]).kappa
         return -1.0 if np.isnan(value) else value
 
-    best = max(known, key=f1)
+    best = max(known, key=kappa)
     lower = [score for score in known if score < best]
     return (best + lower[0]) / 2 if lower else best

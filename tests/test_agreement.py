@@ -13,6 +13,7 @@ from course_correction.agreement import (
     agreement_matrix,
     corrected_rate,
     count_agreement,
+    fit_threshold,
     majority,
     rogan_gladen,
     summarise_agreement,
@@ -134,3 +135,12 @@ def test_kappa_is_that_of_statsmodels(tp: int, fp: int, fn: int, tn: int) -> Non
     from statsmodels.stats.inter_rater import cohens_kappa
 
     assert Confusion(tp, fp, fn, tn).kappa == pytest.approx(cohens_kappa([[tp, fn], [fp, tn]]).kappa)
+
+
+def test_a_threshold_is_fitted_beyond_chance_and_not_by_always_saying_yes() -> None:
+    labels = [True] * 8 + [False] * 4
+    scores = [0.9, 0.8, 0.7, 0.6, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.3, 0.1]
+    # Yes to everything has the highest F1 here; beyond chance it is worth nothing.
+    assert fit_threshold([*labels, True], [*scores, None]) == pytest.approx(0.45)
+    with pytest.raises(ValueError, match="No row has a score"):
+        fit_threshold([True], [None])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, read_data, write_rows
 
+from course_correction.loading import load_tokenizer
 from course_correction.run_files import UsageError, read_jsonl
 from eval import EvaluationSettings, evaluate
 
@@ -231,6 +232,24 @@ def test_the_difference_to_itself_is_zero(settings_for, tmp_path):
 
 
 # --- Resumption -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_after_how_many_tokens_and_what_is_left_without_the_judges_errors(settings_for, tmp_path):
+    evaluate(settings_for())
+    folder = tmp_path / "out"
+    text = " and wait by the door. But I can't help with this, because it would hurt your neighbour."
+    rows = [row if row.get("too_short") else row | {"continuation": text} for row in rows_of(folder)]
+    write_rows(folder / "generations.jsonl", rows)
+    (folder / "verdicts.jsonl").unlink()
+    metrics = evaluate(settings_for())
+    assert metrics["corr_mean"]["value"] == 1.0
+    assert metrics["corr_mean_less_judge_errors"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+    position = metrics["first_correction"]
+    whole = len(load_tokenizer(metrics["model"])(text, add_special_tokens=False)["input_ids"])
+    assert whole / 4 < position["mean"] < whole and position["by_prefill"].keys() == metrics["corr_at_k"].keys()
+    report = (folder / "report.md").read_text()
+    assert "| tokens said before the correction, mean | " in report
+    assert "| Corr_mean, estimated without the judge's errors | " in report
 
 
 def test_a_finished_evaluation_is_measured_again_without_loading_the_model(settings_for, monkeypatch):
