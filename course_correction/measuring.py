@@ -15,6 +15,7 @@ from course_correction.metrics import (
     paired_difference,
     rate_with_interval,
     request_rates,
+    requests_for_width,
     resample_corr_mean,
     summarise,
     summarise_positions,
@@ -23,6 +24,8 @@ from course_correction.pattern_judge import find_correction, judge_refusal
 from course_correction.report import write_report
 from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
 from course_correction.sources import normalise_request
+
+WIDTH = 0.05  # Of the interval that the report says how many requests it takes.
 
 
 def measure(evaluation: Any, judge_name: str, seconds: float) -> dict[str, Any]:
@@ -41,6 +44,7 @@ def measure(evaluation: Any, judge_name: str, seconds: float) -> dict[str, Any]:
     table = read_rates(folder, evaluation.by_id, settings.prefill_tokens)
     metrics = summarise(table, Counter(row["prefill_tokens"] for row in short_rows), settings.seed)
     metrics |= _about_judging(folder, metrics["corr_mean"], table, judge_name, settings)
+    metrics["requests_needed"] = {"width": WIDTH, "requests": requests_for_width(table, WIDTH)}
     metrics["first_correction"] = summarise_positions(list(_find_positions(evaluation)), settings.seed)
     if settings.max_benign:
         answers = [row["answer"] for row in read_jsonl(folder / "benign_answers.jsonl")]

@@ -56,6 +56,13 @@ def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | 
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def _needed(entry: dict[str, Any] | None) -> str:
+    if not entry or not entry["requests"]:
+        return ""
+    half = 100 * entry["width"] / 2
+    return f"An interval of Corr_mean of ±{half:g} points would take about {entry['requests']} distinct requests.\n"
+
+
 def _tokens(entry: dict[str, Any] | None) -> str:
     if not entry or entry["mean"] is None:
         return "–"
@@ -144,6 +151,7 @@ bootstrap over distinct requests. {"The difference is paired by request." if dif
 
 ![Corr@k](corr_at_k.png)
 
+{_needed(metrics.get("requests_needed"))}
 {too_short} combinations of item and k were left out because the response is shorter than k (they are never padded).
 Judge: `{metrics["judge"]}`, {quoted}. Model: `{metrics["model"]}`. {metrics["seconds"]:.0f} seconds.
 {notes}

@@ -249,6 +249,7 @@ def test_the_report_says_after_how_many_tokens_and_what_is_left_without_the_judg
     assert whole / 4 < position["mean"] < whole and position["by_prefill"].keys() == metrics["corr_at_k"].keys()
     report = (folder / "report.md").read_text()
     assert "| tokens said before the correction, mean | " in report
+    assert metrics["requests_needed"] == {"width": 0.05, "requests": 2} and "take about 2 distinct requests" in report
     assert "| Corr_mean, estimated without the judge's errors | " in report
 
 
