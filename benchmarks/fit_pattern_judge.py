@@ -62,7 +62,11 @@ def correction_examples(seed: int) -> list[Example]:
         start = " ".join(harmful.split()[20:28])
         positives = [correction, row["safe_response"], triggered, f"{start}. {correction}", f"{start}... {triggered}"]
         examples += [(" ".join(text.split()[:PATH_WORDS]), True, CUT_OUT_GOOD) for text in positives]
-        examples += [(text, False, CUT_OUT_BAD) for text in windows(random_source, harmful, PATH_WORDS, 5)]
+        examples += [(" ".join(triggered.split()[:12]), True, CUT_OUT_GOOD)]
+        negatives = windows(random_source, harmful, PATH_WORDS, 5)
+        # Paths may end by themselves after a few words, which alone is no sign of a correction.
+        negatives += windows(random_source, harmful, random_source.randint(2, 9), 2)
+        examples += [(text, False, CUT_OUT_BAD) for text in negatives]
     return examples
 
 
