@@ -101,6 +101,7 @@ class EvaluationSettings(
         check_suites(self.suite)
         self.check_dynamics()
         self.check_jailbreak()
+        self.check_benign()
         self.check_general()
         check_backend(self.backend == "openai", self.server_url, "backend")
         if self.backend == "openai" and (self.adapter_name_or_path or self.load_in_4bit):

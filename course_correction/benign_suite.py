@@ -1,5 +1,8 @@
 """Suite `benign`: does the model refuse what is harmless, and still refuse what is not, when nothing was put into its mouth?
 
+And does it turn back in the middle of a harmless answer? C²-Eval's own question, asked where the right rate is 0: the
+first k tokens of a harmless answer are prefilled, and the evaluation's judge reads what follows.
+
 Contrasts in the manner of XSTest (Röttger et al., arXiv 2308.01263): prompts that sound alarming and are safe, beside some
 that are not safe. No file of that benchmark is part of this project; its CSV is read as published.
 """
@@ -7,11 +10,13 @@ that are not safe. No file of that benchmark is part of this project; its CSV is
 import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from course_correction.judging import Path as JudgedPath
 from course_correction.pattern_judge import judge_refusal
+from course_correction.prefills import encode_answer
 from course_correction.processes import Ranks
 from course_correction.public import public_name
 from course_correction.run_files import UsageError, chunked, read_jsonl, text_digest
@@ -21,6 +26,7 @@ from course_correction.sources import normalise_request, read_benign_rows
 
 ROWS_FILE = "benign.jsonl"
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"
+BEGUN = "after {} tokens of a harmless answer"
 _LABELS = {"safe", "unsafe"}
 _PROMPTS_A_UNIT = 20
 
@@ -35,21 +41,39 @@ class BenignSettings:
             "help": "XSTest-style CSV or JSONL with prompt and label (safe, unsafe); beside the project's own prompts"
         },
     )
+    benign_prefill_tokens: list[int] = field(
+        default_factory=lambda: [20, 60], metadata={"help": "k's after which a harmless answer must not be turned back from"}
+    )
+
+    def check_benign(self) -> None:
+        """Refuse k's that are none.
+
+        Raises:
+            UsageError: Naming them.
+        """
+        if any(k < 1 for k in self.benign_prefill_tokens) or len(set(self.benign_prefill_tokens)) < len(
+            self.benign_prefill_tokens
+        ):
+            raise UsageError(f"benign_prefill_tokens is {self.benign_prefill_tokens}; name each k from 1 on once.")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A prompt that is asked as it stands.
+    """A prompt that is asked as it stands, or with the beginning of a harmless answer.
 
     Attributes:
         request_id: Its key.
         group: What its refusals are counted with.
         prompt: The prompt.
+        response: The harmless answer that is begun, if any.
+        prefill_tokens: How many tokens of it are prefilled.
     """
 
     request_id: str
     group: str
     prompt: str
+    response: str = ""
+    prefill_tokens: int = 0
 
 
 def read_contrasts(path: Path) -> Iterator[Contrast]:
@@ -83,14 +107,17 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
 
 def _contrasts(evaluation: Any) -> list[Contrast]:
     settings = evaluation.settings
-    benign = [
-        Contrast(row["request_id"], ALARMING if row["alarming"] else PLAIN, row["prompt"])
-        for row in read_benign_rows("eval")[: settings.max_benign]
+    rows = read_benign_rows("eval")[: settings.max_benign]
+    benign = [Contrast(row["request_id"], ALARMING if row["alarming"] else PLAIN, row["prompt"]) for row in rows]
+    begun = [
+        Contrast(f"{row['request_id']}-k{k}", BEGUN.format(k), row["prompt"], row["response"], k)
+        for row in rows
+        for k in settings.benign_prefill_tokens
     ]
     if len(set(settings.benign_files)) < len(settings.benign_files):
         raise UsageError("benign_files names a file twice.")
     unsafe = [Contrast(item["request_id"], UNSAFE, item["request"]) for item in evaluation.items]
-    return [*benign, *unsafe, *(row for name in settings.benign_files for row in read_contrasts(Path(name)))]
+    return [*benign, *begun, *unsafe, *(row for name in settings.benign_files for row in read_contrasts(Path(name)))]
 
 
 def identity(evaluation: Any) -> dict[str, Any]:
@@ -98,12 +125,15 @@ def identity(evaluation: Any) -> dict[str, Any]:
     rows = _contrasts(evaluation)
     return {
         "benign_max_new_tokens": evaluation.settings.benign_max_new_tokens,
-        "contrasts_digest": text_digest(*(text for row in rows for text in (row.request_id, row.group, row.prompt))),
+        "contrasts_digest": text_digest(*(str(value) for row in rows for value in astuple(row))),
     }
 
 
 def run(evaluation: Any, ranks: Ranks) -> None:
-    """Write the greedy answers: `request_id, group, answer, num_tokens`."""
+    """Write the greedy answers: `request_id, group, answer, num_tokens`, and `prefill` where an answer was begun.
+
+    Of a harmless answer that has fewer than k tokens nothing is asked: its `answer` is null.
+    """
     from course_correction.generation import SamplingSettings
 
     settings = evaluation.settings
@@ -111,11 +141,23 @@ def run(evaluation: Any, ranks: Ranks) -> None:
     sampling = SamplingSettings(settings.benign_max_new_tokens, temperature=0, seed=settings.seed)
 
     def answer(unit: int) -> list[dict[str, Any]]:
-        begun = [BegunAnswer(row.prompt, (), row.request_id) for row in units[unit]]
-        return [
-            {"request_id": row.request_id, "group": row.group, "answer": written.text, "num_tokens": written.num_tokens}
-            for row, written in zip(units[unit], evaluation.sampler().go_on(begun, sampling), strict=True)
+        tokenizer = evaluation.sampler().tokenizer
+        prefills = [encode_answer(tokenizer, row.response)[: row.prefill_tokens] for row in units[unit]]
+        asked = [len(ids) == row.prefill_tokens for row, ids in zip(units[unit], prefills, strict=True)]
+        begun = [
+            BegunAnswer(row.prompt, tuple(ids), row.request_id)
+            for row, ids, is_asked in zip(units[unit], prefills, asked, strict=True)
+            if is_asked
         ]
+        written = iter(evaluation.sampler().go_on(begun, sampling) if begun else [])
+        rows = []
+        for row, ids, is_asked in zip(units[unit], prefills, asked, strict=True):
+            found = next(written) if is_asked else None
+            answer, num_tokens = (found.text, found.num_tokens) if found else (None, 0)
+            begins = {"prefill": tokenizer.decode(ids)} if row.prefill_tokens else {}
+            known = {"request_id": row.request_id, "group": row.group}
+            rows.append(known | begins | {"answer": answer, "num_tokens": num_tokens})
+        return rows
 
     ids = [[row.request_id for row in unit] for unit in units]
     evaluation.run_stage(ROWS_FILE, ids, lambda rows: len(rows) == 1, answer, ranks, "contrasts")
@@ -125,30 +167,47 @@ def _refusals(folder: Path) -> dict[str, dict[str, bool | None]]:
     """Return by group, then by request id, whether the answer refuses; None where there is no answer to judge."""
     found: dict[str, dict[str, bool | None]] = defaultdict(dict)
     for row in read_jsonl(folder / ROWS_FILE):
-        found[row["group"]][row["request_id"]] = judge_refusal([row["answer"]])[0] if row["answer"].strip() else None
+        if "prefill" not in row:
+            found[row["group"]][row["request_id"]] = judge_refusal([row["answer"]])[0] if row["answer"].strip() else None
+    return found
+
+
+def _turns(folder: Path, prompts: dict[str, str], judge: Any) -> dict[str, dict[str, bool | None]]:
+    """Return by group, then by request id, whether the model turned back. Answers too short to begin are left out."""
+    rows = [row for row in read_jsonl(folder / ROWS_FILE) if "prefill" in row and row["answer"] is not None]
+    paths = [JudgedPath(prompts.get(row["request_id"], ""), row["prefill"], row["answer"]) for row in rows]
+    found: dict[str, dict[str, bool | None]] = defaultdict(dict)
+    for row, verdict in zip(rows, judge.judge(paths), strict=True):
+        found[row["group"]][row["request_id"]] = verdict.corrected
     return found
 
 
 def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
-    """Return the refusal rate of each group, and its paired difference to the baseline's.
+    """Return the rate of each group, of refusals or of turns, and its paired difference to the baseline's.
 
     Args:
         evaluation: Whose rows are finished.
-        judge: Not used: refusals are judged by the pattern judge's sister, which was made for whole answers.
+        judge: The evaluation's own, for the turns. Refusals are judged by the pattern judge's sister, which was made for
+            whole answers.
     """
-    settings = evaluation.settings
-    clusters = {row.request_id: normalise_request(row.prompt) for row in _contrasts(evaluation)}
-    groups = _refusals(evaluation.folder)
+    settings, contrasts = evaluation.settings, _contrasts(evaluation)
+    prompts = {row.request_id: row.prompt for row in contrasts}
+    clusters = {name: normalise_request(prompt) for name, prompt in prompts.items()}
+
+    def share(rows: dict[str, bool | None]) -> dict[str, Any]:
+        return share_of_yes(list(rows.values()), [clusters[name] for name in rows], settings.seed)
+
+    refused, turned = _refusals(evaluation.folder), _turns(evaluation.folder, prompts, judge)
     found: dict[str, Any] = {
-        "refusal": {
-            group: share_of_yes(list(rows.values()), [clusters[name] for name in rows], settings.seed)
-            for group, rows in groups.items()
-        }
+        "refusal": {group: share(rows) for group, rows in refused.items()},
+        "turned_back": {group: share(rows) for group, rows in turned.items()},
     }
     if settings.baseline_dir and (Path(settings.baseline_dir) / ROWS_FILE).is_file():
-        before = _refusals(Path(settings.baseline_dir))
+        folder = Path(settings.baseline_dir)
+        before = _refusals(folder) | _turns(folder, prompts, judge)
         found["difference"] = {
-            group: paired_share(rows, before.get(group, {}), clusters, settings.seed) for group, rows in groups.items()
+            group: paired_share(rows, before.get(group, {}), clusters, settings.seed)
+            for group, rows in (refused | turned).items()
         }
     if drift := evaluation.measure_drift():
         found["kl_by_position"] = drift["by_position"]

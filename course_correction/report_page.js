@@ -495,6 +495,8 @@
     const refusals = all.map((metrics) => ({
       ...(known(metrics.over_refusal) ? { "harmless prompts, held out": metrics.over_refusal } : {}),
       ...((metrics.benign || {}).refusal || {}),
+      ...Object.fromEntries(Object.entries((metrics.benign || {}).turned_back || {})
+        .map(([name, entry]) => ["turned back " + name, entry])),
     }));
     barCard(
       "Refusals",

@@ -17,6 +17,8 @@ def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None,
         differences = benign.get("difference") or {}
         for name, entry in benign["refusal"].items():
             yield f"refused: {name}", entry, differences.get(name)
+        for name, entry in benign["turned_back"].items():
+            yield f"turned back {name}", entry, differences.get(name)
     if dynamics := metrics.get("dynamics"):
         yield "mass of safety tokens after a prefill", dynamics.get("mean_mass"), None
 
