@@ -9,6 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 
+from course_correction.pku500 import PKU500, fetch_pku500
 from course_correction.preferences import (
     PAIRS_SCHEMA,
     RANKED_SCHEMA,
@@ -17,7 +18,7 @@ from course_correction.preferences import (
     ranked_table,
 )
 from course_correction.run_files import UsageError, read_jsonl
-from course_correction.sources import DATA_FOLDER, PKU500, SEED, fetch_pku500, read_eval_items
+from course_correction.sources import DATA_FOLDER, SEED, read_eval_items
 
 GROUPS_A_TABLE = 500
 GROUPS_A_SHARD = 10_000  # At 15 pairs each: five shards at full size, some 100 MB each with texts of real length.

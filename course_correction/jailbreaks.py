@@ -8,8 +8,6 @@ import hashlib
 import io
 import json
 import re
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from course_correction.ciphers import CIPHERS, build_cipher_prompt
+from course_correction.pku500 import fetch_url
 from course_correction.run_files import UsageError, cache_folder, text_digest, write_atomically
 from course_correction.sources import DATA_FOLDER, read_benign_rows
 
@@ -155,7 +154,7 @@ def _read(source: _Source) -> bytes:
     else:
         path = cache_folder() / "jailbreaks" / f"{text_digest(source.place)}{source.path.suffix}"
         if not path.is_file():
-            content = (_fetch_url if source.place.startswith("http") else _fetch_hub)(source.place)
+            content = (fetch_url if source.place.startswith("http") else _fetch_hub)(source.place)
             _check_sum(source, content)
             write_atomically(path, content)
     content = path.read_bytes()
@@ -167,15 +166,6 @@ def _check_sum(source: _Source, content: bytes) -> None:
     found = hashlib.sha256(content).hexdigest()
     if source.sha256 and found != source.sha256:
         raise UsageError(f"{source.entry} is not the file of that checksum: its sha256 is {found}.")
-
-
-def _fetch_url(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            return answer.read()
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise UsageError(f"{url} cannot be fetched ({reason}). Fetch it by hand and give its path.") from None
 
 
 def _fetch_hub(place: str) -> bytes:

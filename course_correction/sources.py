@@ -12,21 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_correction.pku500 import PKU500, fetch_pku500
 from course_correction.prefixes import count_marks
 from course_correction.public import public_name
-from course_correction.run_files import UsageError, cache_folder, read_jsonl, text_digest
+from course_correction.run_files import UsageError, read_jsonl, text_digest
 
 DATA_FOLDER = Path(__file__).resolve().parent.parent / "data"
 SEED = "seed"
-PKU500 = "pku500"
 PKU_SAFERLHF = "PKU-Alignment/PKU-SafeRLHF"
 PKU_SAFERLHF_REVISION = "v0"
 # Both versions of PKU-SafeRLHF have these columns (v0 has seven columns in all, main has more).
 PKU_COLUMNS = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
-PKU500_URL = "https://raw.githubusercontent.com/pillowsofwind/Course-Correction/{commit}/eval/test.jsonl"
-# The last commit that changed the file; its content at 44da12c is the same.
-PKU500_COMMIT = "e30c9748c19225d947ad305f922eb73d31c23a2f"
-PKU500_SHA256 = "a9f22982e3f7f56309db81a56c532f556ec4d42356823ebb10f98d21a3c6e5c3"
 
 
 @dataclass(frozen=True)
@@ -268,39 +264,6 @@ def read_eval_items(source: str, revision: str | None = None) -> Iterator[dict[s
             "full_harmful_response": response,
             "source": SEED if source == SEED else name,
         }
-
-
-def fetch_pku500(local_file: str | None = None) -> Path:
-    """Return the reference's 500 C²-Eval items as a file whose sha256 was checked; fetched once if not local.
-
-    Raises:
-        UsageError: If the file cannot be fetched, or is not the one that the checksum stands for.
-    """
-    import urllib.error
-    import urllib.request
-
-    from course_correction.run_files import write_atomically
-
-    path = Path(local_file) if local_file else cache_folder() / f"c2-eval-{PKU500_SHA256[:12]}.jsonl"
-    if not path.exists():
-        if local_file:
-            raise UsageError(f"There is no file {local_file}.")
-        url = PKU500_URL.format(commit=PKU500_COMMIT)
-        try:
-            with urllib.request.urlopen(url, timeout=60) as answer:
-                content = answer.read()
-        except (urllib.error.URLError, OSError) as error:
-            raise UsageError(
-                f"The 500 items cannot be fetched from {url} ({getattr(error, 'reason', error)}). "
-                "Fetch the file by hand and give its path with --pku500_file."
-            ) from None
-        if hashlib.sha256(content).hexdigest() == PKU500_SHA256:
-            write_atomically(path, content)
-            return path
-        raise UsageError(f"{url} is not the expected file: its sha256 is not {PKU500_SHA256}.")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != PKU500_SHA256:
-        raise UsageError(f"{path} is not the reference's test.jsonl: its sha256 is not {PKU500_SHA256}.")
-    return path
 
 
 def read_benign_rows(split: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -189,7 +190,7 @@ def opened(monkeypatch):
             raise urllib.error.URLError("no route")
         return contextlib.closing(io.BytesIO(content))
 
-    monkeypatch.setattr(jailbreaks.urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     return types.SimpleNamespace(asked=asked, sha256=hashlib.sha256(content).hexdigest())
 
 

@@ -14,7 +14,8 @@ import pyarrow.parquet
 import pytest
 from conftest import as_pku_row, read_data, write_rows
 
-from course_correction import sources
+from course_correction import pku500, sources
+from course_correction.pku500 import fetch_pku500
 from course_correction.prefixes import cut_initial_harmful_responses
 from course_correction.run_files import UsageError
 from course_correction.sources import (
@@ -22,7 +23,6 @@ from course_correction.sources import (
     SEED,
     SelectionRules,
     SourcePair,
-    fetch_pku500,
     normalise_request,
     read_eval_items,
     read_source_rows,
@@ -396,7 +396,7 @@ def test_the_500_items_are_fetched_once_and_checked_at_every_use(cache: Path, mo
     import hashlib
 
     content = (json.dumps(_row()) + "\n").encode()
-    monkeypatch.setattr(sources, "PKU500_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(pku500, "PKU500_SHA256", hashlib.sha256(content).hexdigest())
     asked: list[str] = []
 
     def urlopen(url: str, **_: Any) -> _Answer:
@@ -406,7 +406,7 @@ def test_the_500_items_are_fetched_once_and_checked_at_every_use(cache: Path, mo
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     assert [item["request"] for item in read_eval_items("pku500")] == [_row()["prompt"]]
     path = fetch_pku500()
-    assert asked == [sources.PKU500_URL.format(commit=sources.PKU500_COMMIT)]
+    assert asked == [pku500.PKU500_URL.format(commit=pku500.PKU500_COMMIT)]
     assert path.read_bytes() == content and path.parent == cache
     path.write_bytes(content[:-2])
     with pytest.raises(UsageError, match="sha256"):
