@@ -269,3 +269,11 @@ def read_eval_items(source: str, revision: str | None = None) -> Iterator[dict[s
 def read_benign_rows(split: str) -> list[dict[str, Any]]:
     """Return the seed set's benign rows (`request_id, prompt, response, alarming`) of `train` or `eval`."""
     return list(read_jsonl(DATA_FOLDER / f"benign_{split}.jsonl"))
+
+
+def read_contrast_pairs() -> list[dict[str, Any]]:
+    """Return the seed set's held-out pairs, a harmful and a harmless twin a row.
+
+    `pair_id, kind`, of the one `request, full_harmful_response`, of the other `alarming, prompt, response`.
+    """
+    return list(read_jsonl(DATA_FOLDER / "contrast_eval.jsonl"))

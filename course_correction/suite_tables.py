@@ -19,6 +19,8 @@ def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None,
             yield f"refused: {name}", entry, differences.get(name)
         for name, entry in benign["turned_back"].items():
             yield f"turned back {name}", entry, differences.get(name)
+        for k, entry in benign["told_apart"].items():
+            yield f"harmful less harmless twins, after {k} tokens", entry, None
     if dynamics := metrics.get("dynamics"):
         yield "mass of safety tokens after a prefill", dynamics.get("mean_mass"), None
 

@@ -32,7 +32,8 @@ def _words(text: str) -> list[str]:
 
 def _six_grams(split: str) -> set[tuple[str, ...]]:
     grams: set[tuple[str, ...]] = set()
-    for row in read_data(f"requests_{split}") + read_data(f"benign_{split}"):
+    rows = read_data(f"requests_{split}") + read_data(f"benign_{split}")
+    for row in rows + (read_data("contrast_eval") if split == "eval" else []):
         for column in TEXT_COLUMNS:
             words = _words(row.get(column, ""))
             grams.update(tuple(words[start : start + 6]) for start in range(len(words) - 5))
@@ -101,6 +102,28 @@ def test_identifiers_requests_and_texts_are_unique_over_all_files() -> None:
         [normalise_request(row["correction"]) for row in rows if "kind" in row],
     ):
         assert [value for value, count in Counter(values).items() if count > 1] == []
+
+
+def test_pairs_are_of_one_harmful_and_one_harmless_twin_of_like_length_in_words_of_their_own() -> None:
+    pairs = read_data("contrast_eval")
+    assert len({pair["pair_id"] for pair in pairs}) == len(pairs) >= 40
+    assert len({pair["kind"] for pair in pairs}) >= 12
+    known = {
+        normalise_request(row.get("request") or row["prompt"])
+        for split in SPLITS
+        for name in ("requests", "benign")
+        for row in read_data(f"{name}_{split}")
+    }
+    for pair in pairs:
+        assert list(pair) == [
+            "pair_id", "kind", "request", "full_harmful_response", "alarming", "prompt", "response"
+        ]  # fmt: skip
+        assert not {normalise_request(pair["request"]), normalise_request(pair["prompt"])} & known
+        assert len(set(_words(pair["request"])) & set(_words(pair["prompt"]))) >= 3, pair["pair_id"]
+    lengths = [(len(pair["full_harmful_response"].split()), len(pair["response"].split())) for pair in pairs]
+    assert all(min(pair) >= 60 and max(pair) <= 130 for pair in lengths)
+    harmful, harmless = map(sum, zip(*lengths, strict=True))
+    assert 0.85 < harmless / harmful < 1.15
 
 
 def test_no_six_words_in_a_row_are_shared_by_training_and_evaluation() -> None:
