@@ -101,6 +101,23 @@ class Draws:
             self.take(1)
 
 
+def split_by_length(rows: list[tuple[list[int], list[int]]]) -> list[list[tuple[list[int], list[int]]]]:
+    """Return the rows by length, in the two parts that are padded least.
+
+    One row makes one part. The number of parts depends on that of the rows alone: processes that share a model must run it
+    equally often.
+    """
+    if len(rows) < 2:
+        return [rows] if rows else []
+    rows = sorted(rows, key=lambda row: len(row[0]))
+
+    def padded(cut: int) -> int:
+        return cut * len(rows[cut - 1][0]) + (len(rows) - cut) * len(rows[-1][0])
+
+    cut = min(range(1, len(rows)), key=padded)
+    return [rows[:cut], rows[cut:]]
+
+
 class GroupCollator:
     """Packs groups into trees and adds side rows: benign ones to stay close on, harmful ones to turn back in."""
 
@@ -115,22 +132,23 @@ class GroupCollator:
         """Return the packed groups with their side rows."""
         settings = self.objective
         batch = self.pack(rows)
-        side: list[tuple[list[int], list[int]]] = []
+        benign: list[tuple[list[int], list[int]]] = []
+        turning: list[tuple[list[int], list[int]]] = []
         if self.benign:
             for ids, start in (self.benign[index] for index in self.benign_draws.take(settings.retention_rows)):
                 end = len(ids) if settings.retention_tokens is None else start + settings.retention_tokens
-                side.append((ids[:end], [0] * start + [RETAINED] * (len(ids[:end]) - start)))
-        batch["num_benign"] = len(side)
+                benign.append((ids[:end], [0] * start + [RETAINED] * (len(ids[:end]) - start)))
         if settings.transition_weight and settings.transition_rows:
             for group in (self.groups[index] for index in self.group_draws.take(settings.transition_rows)):
                 ids, kinds = group["completion_ids"][-1], group["transitions"]
                 end = len(ids) if settings.transition_tokens is None else settings.transition_tokens
-                side.append((group["prompt_ids"] + ids[:end], [0] * len(group["prompt_ids"]) + kinds[:end]))
-        if side:
-            batch |= self._pad_side(side)
+                turning.append((group["prompt_ids"] + ids[:end], [0] * len(group["prompt_ids"]) + kinds[:end]))
+        batch["benign"] = [self._pad_side(rows) for rows in split_by_length(benign)]
+        batch["turning"] = [self._pad_side(rows) for rows in split_by_length(turning)]
+        if benign:
             # How far into its answer each retained token stands, in the order in which a mask picks them.
-            kept = batch["side_kinds"] == RETAINED
-            place = kept.cumsum(1)[kept] - 1
+            kept = [rows["side_kinds"] == RETAINED for rows in batch["benign"]]
+            place = torch.cat([mask.cumsum(1)[mask] - 1 for mask in kept])
             batch["retention_weights"] = 1 + settings.retention_start_boost * 0.5 ** (place / START_TOKENS)
         return batch
 

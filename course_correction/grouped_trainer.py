@@ -16,7 +16,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from course_correction.generation import SamplingSettings, continue_prefills
-from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, RETAINED, Draws, GroupCollator, tokenize_group
+from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
 from course_correction.loading import weights_identity
 from course_correction.objective import (
     accuracy_by_distance,
@@ -172,19 +172,21 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             return self.model, use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
         return self.ref_model, nullcontext()
 
-    def _side_logits(self, model: Any, inputs: dict[str, Any], num_rows: int | None = None) -> tuple[torch.Tensor, ...]:
+    def _side_logits(self, model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [n, vocabulary] where a side row has a kind, and those kinds [n]."""
-        kinds = inputs["side_kinds"][:num_rows]
-        chosen = kinds > 0
-        # The LM head runs only there; `logits_to_keep` could name columns alone.
         head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda module, states: (states[0][chosen],))
-        try:
-            # Padded on the right, rows need no mask beside the causal one.
-            logits = model(input_ids=inputs["side_ids"][:num_rows], use_cache=False).logits
-        finally:
-            hook.remove()
-        return logits, kinds[chosen]
+        found, kinds = [], []
+        for batch in batches:
+            chosen = batch["side_kinds"] > 0
+            # The LM head runs only there; `logits_to_keep` could name columns alone.
+            hook = head.register_forward_pre_hook(lambda module, states, chosen=chosen: (states[0][chosen],))
+            try:
+                # Padded on the right, rows need no mask beside the causal one.
+                found.append(model(input_ids=batch["side_ids"], use_cache=False).logits)
+            finally:
+                hook.remove()
+            kinds.append(batch["side_kinds"][chosen])
+        return torch.cat(found), torch.cat(kinds)
 
     def _sets(self, kinds: torch.Tensor, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(rows[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
@@ -198,16 +200,15 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         settings, mode = self.objective, "train" if self.model.training else "eval"
-        num_benign = inputs["num_benign"]
         no_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-        if num_benign or "reference_sums" not in inputs:
+        if inputs["benign"] or "reference_sums" not in inputs:
             reference_model, adapter_off = self._reference()
             with torch.no_grad(), no_checkpoints, adapter_off:
                 if "reference_sums" not in inputs:
                     reference_logps = self._token_logps(reference_model, inputs)[0].double()
                     inputs["reference_sums"] = sum_paths(reference_logps, inputs["paths"])
-                if num_benign:
-                    reference_logits, _ = self._side_logits(reference_model, inputs, num_benign)
+                if inputs["benign"]:
+                    reference_logits, _ = self._side_logits(reference_model, inputs["benign"])
         logps, turning = self._token_logps(model, inputs)
         # Sums of hundreds of nats whose difference is small: in float32 it would keep few digits.
         log_ratios = (sum_paths(logps.double(), inputs["paths"]) - inputs["reference_sums"]).float()
@@ -228,19 +229,16 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             if weight:
                 metrics[f"loss/{name}"] = mean_path_nll(logps, paths)
                 loss = loss + weight * metrics[f"loss/{name}"]
-        if "side_ids" in inputs:
-            logits, kinds = self._side_logits(model, inputs)
-            # Benign rows come first.
-            num_retained = int((kinds == RETAINED).sum())
-            if num_benign:
-                retention, *directions = retention_kl(logits[:num_retained], reference_logits, inputs["retention_weights"])
-                metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
-                loss = loss + self._weight("retention_weight") * retention
-            if len(kinds) > num_retained:
-                none = kinds.new_zeros(0)
-                rows = torch.arange(len(kinds) - num_retained, device=kinds.device)
-                _, *found = selected_logps(logits[num_retained:], none, none, self._sets(kinds[num_retained:], rows))
-                turning = torch.cat([turning, *found])
+        if inputs["benign"]:
+            logits, _ = self._side_logits(model, inputs["benign"])
+            retention, *directions = retention_kl(logits, reference_logits, inputs["retention_weights"])
+            metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
+            loss = loss + self._weight("retention_weight") * retention
+        if inputs["turning"]:
+            logits, kinds = self._side_logits(model, inputs["turning"])
+            none = kinds.new_zeros(0)
+            _, *found = selected_logps(logits, none, none, self._sets(kinds, torch.arange(len(kinds), device=kinds.device)))
+            turning = torch.cat([turning, *found])
         if turning is not None:
             metrics["loss/transition"] = transition_loss(turning, settings.transition_target)
             loss = loss + self._weight("transition_weight") * metrics["loss/transition"]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_correction.group_batches import split_by_length
 from course_correction.objective import (
     ancestor_mask,
     mean_path_nll,
@@ -107,6 +108,21 @@ def test_the_start_of_a_benign_answer_weighs_more(tiny_model_folder, tiny_tokeni
     weights = next(iter(grouped.get_train_dataloader()))["retention_weights"].reshape(2, 9)
     assert weights[0].tolist() == pytest.approx([1 + 3 * 0.5 ** (place / 8) for place in range(9)])
     assert weights[1].equal(weights[0])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [
+        ([], []),
+        ([7], [[7]]),
+        ([5, 5], [[5], [5]]),
+        ([9, 2, 8, 3, 2], [[2, 2, 3], [8, 9]]),
+        ([1, 1, 1, 30], [[1, 1, 1], [30]]),
+    ],
+)
+def test_side_rows_go_in_two_parts_that_are_padded_least(lengths, parts):
+    rows = [([0] * length, [length] * length) for length in lengths]
+    assert [[len(ids) for ids, _ in part] for part in split_by_length(rows)] == parts
 
 
 def test_shared_tokens_count_in_every_path_that_holds_them():
