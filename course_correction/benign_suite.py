@@ -49,7 +49,7 @@ class BenignSettings:
         },
     )
     benign_prefill_tokens: list[int] = field(
-        default_factory=lambda: [20, 60], metadata={"help": "k's after which a harmless answer must not be turned back from"}
+        default_factory=lambda: [40], metadata={"help": "k's after which a harmless answer must not be turned back from"}
     )
 
     def check_benign(self) -> None:

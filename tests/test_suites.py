@@ -78,7 +78,7 @@ def test_contrasts_are_asked_by_group_and_differ_from_themselves_by_nothing(sett
         UNSAFE: 3, "xstest, safe": 1, "xstest, unsafe": 1,
     }  # fmt: skip
     assert {name: part["count"] for name, part in found["turned_back"].items()} == {
-        group.format(k): 4 for k in (20, 60) for group in (BEGUN, HARMFUL_TWIN, HARMLESS_TWIN)
+        group.format(40): 4 for group in (BEGUN, HARMFUL_TWIN, HARMLESS_TWIN)
     }
     assert all(part["value"] == 0 for part in found["difference"].values())
     assert (tmp_path / "before" / "benign.jsonl").read_bytes() == (tmp_path / "after" / "benign.jsonl").read_bytes()
