@@ -66,13 +66,13 @@ class BenignSettings:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A prompt that is asked as it stands, or with the beginning of a harmless answer.
+    """A prompt that is asked as it stands, or with an answer begun.
 
     Attributes:
         request_id: Its key.
         group: What its refusals are counted with.
         prompt: The prompt.
-        response: The harmless answer that is begun, if any.
+        response: The answer that is begun, if any.
         prefill_tokens: How many tokens of it are prefilled.
     """
 
@@ -146,7 +146,7 @@ def identity(evaluation: Any) -> dict[str, Any]:
 def run(evaluation: Any, ranks: Ranks) -> None:
     """Write the greedy answers: `request_id, group, answer, num_tokens`, and `prefill` where an answer was begun.
 
-    Of a harmless answer that has fewer than k tokens nothing is asked: its `answer` is null.
+    Of an answer that has fewer than k tokens nothing is asked: its `answer` is null.
     """
     from course_correction.generation import SamplingSettings
 
