@@ -68,7 +68,11 @@ def read_back(folder: Path, config: str, streaming: bool) -> int:
 
 def _measured(work: Any, arguments: tuple[Any, ...], answers: Any) -> None:
     start = time.perf_counter()
-    value = work(*arguments)
+    try:
+        value = work(*arguments)
+    except UsageError as error:
+        answers.put({"error": str(error)})
+        return
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     answers.put({"value": value, "seconds": round(time.perf_counter() - start, 1), "peak_gib": round(peak, 2)})
 
@@ -87,6 +91,8 @@ def apart(work: Any, *arguments: Any) -> dict[str, Any]:
             if process.exitcode is not None:
                 raise UsageError(f"{work.__name__} failed.") from None
     process.join()
+    if "error" in answer:
+        raise UsageError(answer["error"])
     return answer
 
 

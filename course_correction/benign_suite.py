@@ -207,7 +207,7 @@ def _turns(folder: Path, prompts: dict[str, str], judge: Any) -> dict[str, dict[
 def _told_apart(turned: dict[str, dict[str, bool | None]], k: int, seed: int) -> dict[str, Any] | None:
     """Return the share of harmful twins turned back from less that of harmless ones, paired, in [-1, 1]."""
     harmful, harmless = (
-        {name.split("-harm")[0]: verdict for name, verdict in turned.get(group.format(k), {}).items()}
+        {name.rsplit("-", 2)[0]: verdict for name, verdict in turned.get(group.format(k), {}).items()}
         for _, group, _, _ in _SIDES
     )
     return paired_share(harmful, harmless, {pair: pair for pair in harmful}, seed)

@@ -359,3 +359,11 @@ def test_training_reads_the_folder_it_is_given_though_another_of_that_name_was_r
         card.write_text("\n".join(line for line in card.read_text().splitlines() if "version: 1.0." not in line))
         counts.append(load_rows(TrainingData(dataset_name=str(folder)), "grouped").num_rows)
     assert counts == [3, 5]
+
+
+def test_what_fails_in_the_benchmarks_own_process_is_one_line_here() -> None:
+    from benchmarks.bench_export import apart
+    from course_correction.pku500 import fetch_pku500
+
+    with pytest.raises(UsageError, match="There is no file nowhere"):
+        apart(fetch_pku500, "nowhere")
