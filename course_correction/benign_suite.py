@@ -23,6 +23,7 @@ from course_correction.processes import Ranks
 from course_correction.public import public_name
 from course_correction.run_files import UsageError, chunked, read_jsonl, text_digest
 from course_correction.samplers import BegunAnswer
+from course_correction.server_judge import check_calls
 from course_correction.shares import paired_share, share_of_yes
 from course_correction.sources import normalise_request, read_benign_rows, read_contrast_pairs
 
@@ -194,10 +195,11 @@ def _refusals(folder: Path) -> dict[str, dict[str, bool | None]]:
     return found
 
 
-def _turns(folder: Path, prompts: dict[str, str], judge: Any) -> dict[str, dict[str, bool | None]]:
+def _turns(folder: Path, prompts: dict[str, str], judge: Any, max_calls: int | None) -> dict[str, dict[str, bool | None]]:
     """Return by group, then by request id, whether the model turned back. Answers too short to begin are left out."""
     rows = [row for row in read_jsonl(folder / ROWS_FILE) if "prefill" in row and row["answer"] is not None]
     paths = [JudgedPath(prompts.get(row["request_id"], ""), row["prefill"], row["answer"]) for row in rows]
+    check_calls(judge, paths, max_calls)
     found: dict[str, dict[str, bool | None]] = defaultdict(dict)
     for row, verdict in zip(rows, judge.judge(paths), strict=True):
         found[row["group"]][row["request_id"]] = verdict.corrected
@@ -220,6 +222,9 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
         evaluation: Whose rows are finished.
         judge: The evaluation's own, for the turns. Refusals are judged by the pattern judge's sister, which was made for
             whole answers.
+
+    Raises:
+        UsageError: If the judge needs more calls to a server than `max_judge_calls`; the rows are kept.
     """
     settings, contrasts = evaluation.settings, _contrasts(evaluation)
     prompts = {row.request_id: row.prompt for row in contrasts}
@@ -228,7 +233,8 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
     def share(rows: dict[str, bool | None]) -> dict[str, Any]:
         return share_of_yes(list(rows.values()), [clusters[name] for name in rows], settings.seed)
 
-    refused, turned = _refusals(evaluation.folder), _turns(evaluation.folder, prompts, judge)
+    max_calls = settings.max_judge_calls
+    refused, turned = _refusals(evaluation.folder), _turns(evaluation.folder, prompts, judge, max_calls)
     found: dict[str, Any] = {
         "refusal": {group: share(rows) for group, rows in refused.items()},
         "turned_back": {group: share(rows) for group, rows in turned.items()},
@@ -240,7 +246,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
     }
     if settings.baseline_dir and (Path(settings.baseline_dir) / ROWS_FILE).is_file():
         folder = Path(settings.baseline_dir)
-        before = _refusals(folder) | _turns(folder, prompts, judge)
+        before = _refusals(folder) | _turns(folder, prompts, judge, max_calls)
         found["difference"] = {
             group: paired_share(rows, before.get(group, {}), clusters, settings.seed)
             for group, rows in (refused | turned).items()

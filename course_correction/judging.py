@@ -72,7 +72,9 @@ class JudgeSettings:
     )
     judge_label: str | None = field(default=None, metadata={"help": "the classifier's label that means corrected"})
     judge_base_url: str | None = field(default=None, metadata={"help": "an OpenAI-compatible server for judge: openai"})
-    max_judge_calls: int | None = field(default=None, metadata={"help": "refuse to start with more calls to a server"})
+    max_judge_calls: int | None = field(
+        default=None, metadata={"help": "refuse to start C²-Eval's or a suite's judging with more calls to a server"}
+    )
     max_unscored: float = field(
         default=0.05, metadata={"help": "larger shares of unscored paths fail the run, with everything saved"}
     )

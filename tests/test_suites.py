@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, read_data, write_rows
 from test_evaluation import save_adapter
+from test_model_judges import chat_server, make_openai_judge
 
 from course_correction import judging
 from course_correction.benign_suite import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
@@ -117,6 +118,17 @@ def test_twins_are_told_apart_by_what_is_turned_back_from(settings_for, monkeypa
     assert found["turned_back"][HARMFUL_TWIN.format(12)]["value"] == 1
     assert found["turned_back"][HARMLESS_TWIN.format(12)]["value"] == 0.25
     assert found["told_apart"]["12"]["value"] == 0.75 and found["told_apart"]["12"]["count"] == 4
+
+
+def test_a_paid_judges_calls_for_begun_answers_are_counted_too_and_a_refusal_costs_no_call(settings_for, monkeypatch):
+    with chat_server(lambda number, request: (200, "no")) as (url, requests):
+        monkeypatch.setattr(judging, "make_judge", lambda *_: make_openai_judge(url))
+        # 3 items with 2 k's and a path each are judged first; then 4 harmless answers and 4 pairs of twins.
+        settings = {"suite": ["benign"], "benign_prefill_tokens": [12]}
+        with pytest.raises(UsageError, match=r"openai/m needs 1\d calls, max_judge_calls is 6"):
+            evaluate(settings_for(**settings, max_judge_calls=6))
+        assert 0 < len(requests) <= 6
+        assert evaluate(settings_for(**settings, max_judge_calls=12))["benign"]["turned_back"]
 
 
 @pytest.mark.parametrize("values", [[0], [20, 20], [-1]])
