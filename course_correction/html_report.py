@@ -10,11 +10,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from course_correction.headline import ability_shares, headline
 from course_correction.pattern_judge import find_correction
 from course_correction.run_files import UsageError, read_jsonl, text_digest, write_atomically
 
@@ -120,7 +121,7 @@ def write_html_report(
         "runs": [{"name": name, "metrics": one} for name, one in zip(names, metrics, strict=True)],
         "difference": difference,
         "headline": headline(metrics, difference),
-        "tasks": sorted({name for one in metrics for name in _shares(one)}),
+        "tasks": sorted({name for one in metrics for name in ability_shares(one)}),
         "prefill_tokens": lengths,
         "items": len(items),
         "words_before": [sorted(counts.items()) for counts in words_before],
@@ -132,59 +133,6 @@ def write_html_report(
     blocks = {"summary": summary, "index": index} | {f"item-{number}": chunks[place] for number, place in enumerate(kept)}
     write_atomically(path, _fill(names[-1], blocks).encode("utf-8", "replace"))
     return path
-
-
-def headline(metrics: Sequence[dict[str, Any]], difference: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the rows of the first table: `label`, `values` (one a run), `difference`, `unit`, and which way is `better`."""
-    last, rows = metrics[-1], []
-
-    def add(label: str, read: Callable[[dict], Any], paired: Any = None, unit: str = "percent", better: int = 1) -> None:
-        values = [_entry(read(one)) for one in metrics]
-        if any(values):
-            rows.append({"label": label, "values": values, "difference": _entry(paired), "unit": unit, "better": better})
-
-    add("Corr_mean", lambda one: one.get("corr_mean"), _find(difference, "corr_mean"))
-    add("Corr_mean, without the judge’s errors", lambda one: one.get("corr_mean_less_judge_errors"))
-    paired = last.get("over_refusal_difference")
-    add("over-refusal, harmless prompts", lambda one: one.get("over_refusal"), paired, better=-1)
-    add("KL to the base, benign answers", lambda one: _find(one, "benign_kl", "kl"), unit="nats", better=-1)
-    paired = _find(last, "jailbreak", "overall_difference")
-    add("jailbreak success, all prompts", lambda one: _find(one, "jailbreak", "overall"), paired, better=-1)
-    add("general ability, mean of tasks", _mean_ability, _mean_difference(last, "general", _shares(last)))
-    return rows
-
-
-def _find(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _entry(value: Any) -> dict[str, Any] | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"value": value}
-    return dict(value) if isinstance(value, Mapping) and value.get("value") is not None else None
-
-
-def _mean_difference(metrics: dict[str, Any], suite: str, names: Iterable[str]) -> dict[str, Any] | None:
-    entries = [_entry(_find(metrics, suite, "difference", name)) for name in names]
-    return {"value": sum(entry["value"] for entry in entries) / len(entries)} if entries and all(entries) else None
-
-
-def _shares(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the tasks of general ability that are shares; a group stands in the place of its members, told by name."""
-    known = {**(_find(metrics, "general", "tasks") or {}), **(_find(metrics, "general", "groups") or {})}
-    whole = {name: task for name, task in known.items() if not any(name.startswith(f"{other}_") for other in known)}
-    return {n: t for n, t in whole.items() if _entry(t) and t.get("higher_is_better", True) and 0 <= t["value"] <= 1}
-
-
-def _mean_ability(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the mean over tasks; its interval holds where they are independent."""
-    if not (shares := list(_shares(metrics).values())):
-        return None
-    mean = sum(task["value"] for task in shares) / len(shares)
-    half = 1.96 * math.sqrt(sum((task.get("stderr") or math.nan) ** 2 for task in shares)) / len(shares)
-    return {"value": mean, "ci95": None if math.isnan(half) else [max(0.0, mean - half), min(1.0, mean + half)]}
 
 
 def split_at_correction(text: str, end: int | None) -> tuple[str, str, str]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from course_correction.headline import headline
 from course_correction.html_report import (
     PageLimits,
     RunData,
-    headline,
     read_run,
     split_at_correction,
     write_html_report,
@@ -336,9 +336,18 @@ def test_the_first_table_has_a_row_for_each_part_that_was_measured():
         general={
             "tasks": {"one": task, "two": {**task, "value": 0.7}, "perplexity": {"value": 9.0, "higher_is_better": False}}
         },
+        benign={
+            "refusal": {"benign, plain": entry},
+            "turned_back": {"after 20 tokens of a harmless answer": entry, "after 20 tokens of a harmless twin": entry},
+            "told_apart": {"20": entry},
+            "difference": {"after 20 tokens of a harmless answer": {**entry, "p_value": 0.04}},
+        },
     )
     rows = {row["label"]: row for row in headline([some_metrics(), full], {"corr_mean": {**entry, "p_value": 0.5}})}
-    assert len(rows) == 6
+    assert len(rows) == 8
+    assert rows["turned back after 20 tokens of a harmless answer"]["better"] == -1
+    assert rows["turned back after 20 tokens of a harmless answer"]["difference"]["p_value"] == 0.04
+    assert rows["turned back after 20 tokens: harmful less harmless twins"]["values"] == [None, entry]
     assert rows["Corr_mean"]["difference"]["p_value"] == 0.5
     assert rows["jailbreak success, all prompts"]["values"] == [None, entry]
     assert rows["jailbreak success, all prompts"]["difference"]["p_value"] == 0.01

@@ -153,7 +153,9 @@ def _short_group() -> dict[str, Any]:
     return _written_teacher(options)[0]([pair])[0]
 
 
-def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objective: Any) -> tuple[Any, Any]:
+def _trainers(
+    folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, attention: str = "sdpa", **objective: Any
+) -> tuple[Any, Any]:
     from datasets import Dataset
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
@@ -172,7 +174,7 @@ def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objectiv
             max_length=None,
             beta=0.2,
             activation_checkpointing=False,
-            model_init_kwargs={"dtype": "float32"},
+            model_init_kwargs={"dtype": "float32", "attn_implementation": attention},
         )
 
     def adapter() -> Any:
@@ -206,9 +208,13 @@ def _trainers(folder: Any, tmp_path: Any, tokenizer: Any, peft: bool, **objectiv
     return stock, grouped
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("peft", [True, False], ids=["lora", "all weights"])
-def test_grouped_loss_and_gradients_equal_stock_dpo_on_the_fifteen_pairs(peft, tiny_model_folder, tiny_tokenizer, tmp_path):
-    stock, grouped = _trainers(tiny_model_folder, tmp_path, tiny_tokenizer, peft)
+def test_grouped_loss_and_gradients_equal_stock_dpo_on_the_fifteen_pairs(
+    peft, attention, tiny_model_folder, tiny_tokenizer, tmp_path
+):
+    stock, grouped = _trainers(tiny_model_folder, tmp_path, tiny_tokenizer, peft, attention)
+    assert grouped.model.config._attn_implementation == attention
     losses = []
     for trainer in (stock, grouped):
         batch = next(iter(trainer.get_train_dataloader()))
