@@ -1,12 +1,12 @@
 """What each term of the objective is worth, and how related methods do: train by each for the same time, then measure.
 
 Terms are also trained on the same groups. Every run has a constant learning rate after warm-up and a constant weight of
-retention, so that one stopped by the clock is comparable. A run that has finished is not done again. 40 minutes to some
-hours, by the options.
+retention, so that one stopped by the clock is comparable. A run that has finished is not done again, and both comparisons
+share what they have in common if they share a folder. 40 minutes to some hours, by the options.
 
 python -m benchmarks.ablation
 python -m benchmarks.ablation --seconds 300 --groups 40 --seeds 0 1 2 3 4 --max_requests 36
-python -m benchmarks.ablation --compare methods --groups 0 --output_dir runs/methods
+python -m benchmarks.ablation --compare methods --groups 0
 """
 
 import json
@@ -22,7 +22,7 @@ from course_correction.run_files import UsageError, library_versions, refuse_oth
 from course_correction.settings import announce, parse_settings, run_script
 
 # A weight that grows over the training would stand at its start in a run that the clock stops.
-RETENTION = {"retention_weight": 5.0, "retention_weight_end": 5.0}
+RETENTION = {"retention_weight": 5.5, "retention_weight_end": 5.5}
 OFF = {"correction_nll_weight": 0.0, "transition_weight": 0.0, "retention_weight": 0.0}
 RECIPES = Path("recipes/smollm2-135m")
 # Label, recipe, and the terms that are kept of it (None: all). In the order of the tables; each of TERMS adds one.
@@ -65,6 +65,19 @@ class AblationSettings:
         """Refuse values outside their range."""
         if self.seconds < 0 or self.groups < 0 or not (self.seconds or self.groups):
             raise UsageError("seconds and groups must be at least 0, and one of them above.")
+
+
+def run_folder(variant: Variant, budget: str, seed: int) -> str:
+    """Name a run by what it trains, so that both comparisons find it."""
+    recipe, terms = variant
+    kept = "" if terms is None else f"-{len(terms)}-terms"
+    return f"{budget}-{recipe.stem}{kept}-{seed}"
+
+
+def made_with(settings: AblationSettings, budget: str) -> dict[str, Any]:
+    """Return the settings that decide a run's result."""
+    others = {"compare", "seeds", "output_dir", "groups" if budget == "time" else "seconds"}
+    return {key: value for key, value in asdict(settings).items() if key not in others}
 
 
 def train_variant(settings: AblationSettings, variant: str, budget: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -160,10 +173,9 @@ def main() -> None:
     variants = VARIANTS[settings.compare]
     runs = [(budget, seed, variant) for seed in settings.seeds for budget in budgets for variant in variants]
     for number, (budget, seed, variant) in enumerate(runs, 1):
-        folder = root / f"{settings.compare}-{budget}-{list(variants).index(variant)}-{seed}"
-        made_with = {key: value for key, value in asdict(settings).items() if key not in {"seeds", "output_dir"}}
+        folder, identity = root / run_folder(variants[variant], budget, seed), made_with(settings, budget)
         if (folder / "result.json").exists():
-            refuse_other_settings(folder, json.loads((folder / "result.json").read_text())["settings"], made_with)
+            refuse_other_settings(folder, json.loads((folder / "result.json").read_text())["settings"], identity)
         if not (folder / "result.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
             options = {"variant": variant, "budget": budget, "seed": seed, "folder": str(folder)}
@@ -177,7 +189,7 @@ def main() -> None:
             values = {name: metrics[name]["value"] for name in ("corr_mean", "over_refusal")}
             write_json(
                 folder / "result.json",
-                trained | values | {"kl": metrics["benign_kl"]["kl"], "seed": seed} | {"settings": made_with},
+                trained | values | {"kl": metrics["benign_kl"]["kl"], "seed": seed} | {"settings": identity},
             )
         result = json.loads((folder / "result.json").read_text())
         rows.setdefault((variant, budget), []).append(result)
@@ -185,10 +197,10 @@ def main() -> None:
         announce(f"{number} of {len(runs)}: {variant}, equal {budget}, seed {seed}: {reached}")
     ordered = {key: rows[key] for budget in budgets for key in ((variant, budget) for variant in variants)}
     text = table(ordered, base)
-    (root / "table.md").write_text(text + "\n")
+    (root / f"{settings.compare}.md").write_text(text + "\n")
     found = [{"variant": variant, "budget": budget, **run} for (variant, budget), runs in ordered.items() for run in runs]
     result = {"settings": asdict(settings), "versions": library_versions(), "base": base["corr_mean"], "runs": found}
-    write_json(root / "ablation.json", result)
+    write_json(root / f"{settings.compare}.json", result)
     print(text)
 
 
