@@ -22,7 +22,7 @@ from course_correction.run_files import UsageError, library_versions, refuse_oth
 from course_correction.settings import announce, parse_settings, run_script
 
 # A weight that grows over the training would stand at its start in a run that the clock stops.
-RETENTION = {"retention_weight": 5.5, "retention_weight_end": 5.5}
+RETENTION = {"retention_weight": 6.5, "retention_weight_end": 6.5}
 OFF = {"correction_nll_weight": 0.0, "transition_weight": 0.0, "retention_weight": 0.0}
 RECIPES = Path("recipes/smollm2-135m")
 # Label, recipe, and the terms that are kept of it (None: all). In the order of the tables; each of TERMS adds one.
