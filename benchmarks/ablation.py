@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.run_files import UsageError, library_versions, refuse_other_settings, write_json
+from course_correction.run_files import UsageError, library_versions, refuse_other_settings, text_digest, write_json
 from course_correction.settings import announce, parse_settings, run_script
 
 # A weight that grows over the training would stand at its start in a run that the clock stops.
@@ -74,10 +74,11 @@ def run_folder(variant: Variant, budget: str, seed: int) -> str:
     return f"{budget}-{recipe.stem}{kept}-{seed}"
 
 
-def made_with(settings: AblationSettings, budget: str) -> dict[str, Any]:
-    """Return the settings that decide a run's result."""
+def made_with(settings: AblationSettings, variant: Variant, budget: str) -> dict[str, Any]:
+    """Return what decides a run's result; the recipe by its digest."""
     others = {"compare", "seeds", "output_dir", "groups" if budget == "time" else "seconds"}
-    return {key: value for key, value in asdict(settings).items() if key not in others}
+    kept = {key: value for key, value in asdict(settings).items() if key not in others}
+    return kept | {"recipe": text_digest(variant[0].read_text())}
 
 
 def train_variant(settings: AblationSettings, variant: str, budget: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def main() -> None:
     variants = VARIANTS[settings.compare]
     runs = [(budget, seed, variant) for seed in settings.seeds for budget in budgets for variant in variants]
     for number, (budget, seed, variant) in enumerate(runs, 1):
-        folder, identity = root / run_folder(variants[variant], budget, seed), made_with(settings, budget)
+        folder, identity = root / run_folder(variants[variant], budget, seed), made_with(settings, variants[variant], budget)
         if (folder / "result.json").exists():
             refuse_other_settings(folder, json.loads((folder / "result.json").read_text())["settings"], identity)
         if not (folder / "result.json").exists():
