@@ -1,8 +1,8 @@
 """What each term of the objective is worth, and how related methods do: train by each for the same time, then measure.
 
-Terms are also trained on the same groups. Every run has a constant learning rate after warm-up and a constant weight of
-retention, so that one stopped by the clock is comparable. A run that has finished is not done again, and both comparisons
-share what they have in common if they share a folder. 40 minutes to some hours, by the options.
+Terms are also trained on the same groups. Every run has a constant learning rate after warm-up, so that one stopped by the
+clock is comparable. A run that has finished is not done again, and both comparisons share what they have in common if they
+share a folder. 40 minutes to some hours, by the options.
 
 python -m benchmarks.ablation
 python -m benchmarks.ablation --seconds 300 --groups 40 --seeds 0 1 2 3 4 --max_requests 36
@@ -21,8 +21,6 @@ from typing import Any, Literal
 from course_correction.run_files import UsageError, library_versions, refuse_other_settings, text_digest, write_json
 from course_correction.settings import announce, parse_settings, run_script
 
-# A weight that grows over the training would stand at its start in a run that the clock stops.
-RETENTION = {"retention_weight": 6.5, "retention_weight_end": 6.5}
 OFF = {"correction_nll_weight": 0.0, "transition_weight": 0.0, "retention_weight": 0.0}
 RECIPES = Path("recipes/smollm2-135m")
 # Label, recipe, and the terms that are kept of it (None: all). In the order of the tables; each of TERMS adds one.
@@ -91,8 +89,7 @@ def train_variant(settings: AblationSettings, variant: str, budget: str, seed: i
 
     recipe, terms = VARIANTS[settings.compare][variant]
     pairwise = recipe.name == "pairwise_dpo.yaml"
-    changes: dict[str, Any] = {} if pairwise else dict(RETENTION)
-    changes |= {} if terms is None else {name: value for name, value in OFF.items() if name not in terms}
+    changes: dict[str, Any] = {} if terms is None else {name: value for name, value in OFF.items() if name not in terms}
     steps = -(-settings.groups * 15 // settings.pairwise_batch) if pairwise else settings.groups
     changes |= {
         "lr_scheduler_type": "constant_with_warmup",
