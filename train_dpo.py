@@ -22,6 +22,7 @@ from course_correction.run_files import (
     UsageError,
     library_versions,
     refuse_other_settings,
+    text_digest,
     write_atomically,
     write_json,
 )
@@ -60,12 +61,14 @@ def build_trainer(
         "trust_remote_code": training.trust_remote_code,
     }
     options: dict[str, Any] = {}
+    benign_rows: list[dict[str, Any]] = []
     trainer_class = PairwiseDPOTrainer
     if objective.objective == "grouped":
         from course_correction.grouped_trainer import GroupedDPOTrainer
 
         trainer_class = GroupedDPOTrainer
-        benign_rows = read_retention_rows(data.retention_file) if objective.retention_weight else []
+        if objective.retention_weight:
+            benign_rows = read_retention_rows(data.retention_file)
         options = {"objective": objective, "benign_rows": benign_rows}
     try:
         trainer = trainer_class(
@@ -84,6 +87,7 @@ def build_trainer(
         "model": public_name(name),
         "dataset": public_name(data.dataset_name),
         "rows_digest": rows_digest(rows),
+        "benign_digest": text_digest(*(f"{row['prompt']} {row['response']}" for row in benign_rows)),
         "objective": asdict(objective),
         "rows": len(rows),
         "rows_dropped_too_long": num_long,
@@ -211,7 +215,9 @@ def training_identity(training: Any, model_arguments: Any) -> dict[str, Any]:
         "learning_rate lr_scheduler_type warmup_steps max_steps num_train_epochs per_device_train_batch_size optim beta "
         "gradient_accumulation_steps weight_decay max_grad_norm loss_type max_length seed bf16 fp16 world_size"
     )
-    adapter = "dtype load_in_4bit use_peft lora_r lora_alpha lora_dropout lora_target_modules model_revision"
+    adapter = (
+        "dtype attn_implementation load_in_4bit use_peft lora_r lora_alpha lora_dropout lora_target_modules model_revision"
+    )
     found = {name: getattr(training, name) for name in names.split()}
     found |= {name: getattr(model_arguments, name) for name in adapter.split()}
     return {

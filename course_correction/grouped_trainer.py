@@ -164,7 +164,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         config = self.model.config
         name = str(config._name_or_path)
         weights = weights_identity(Path(name)) if Path(name).is_dir() else f"{name} {config._commit_hash}"
-        return f"{weights} {config.dtype} {self.args.bf16}"
+        return f"{weights} {config.dtype} {config._attn_implementation} {self.args.bf16}"
 
     def _reference(self) -> tuple[Any, Any]:
         """Return the reference model, and the context in which it is the reference: the adapter off where there is one."""

@@ -104,7 +104,7 @@ def interval(values: np.ndarray) -> list[float] | None:
 
 
 def summarise(table: RequestRates, too_short: dict[int, int] | None = None, seed: int = 0) -> dict:
-    """Return the `corr_at_k` and `corr_mean` parts of metrics.json (contract 7); rates lie in [0, 1]."""
+    """Return the `corr_at_k` and `corr_mean` parts of metrics.json; rates lie in [0, 1]."""
     resampled = bootstrap_rates(table.rates, table.clusters, seed) if len(table.clusters) else None
     values = corr_at_k(table.rates)
     by_length = {}

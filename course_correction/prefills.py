@@ -1,7 +1,7 @@
 """Prefills: from texts to token ids and back, token-exactly. Knows nothing of models.
 
-Source: contract 5 of the design: the prompt with its generation prompt, then the answer begun, in one open turn. Departs
-in D1 from the reference, which closes the turn.
+The prompt with its generation prompt, then the answer begun, in one open turn. Departs in D1 from the reference, which
+closes the turn.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int
 
 
 def render_prompt(tokenizer: Any, request: str) -> list[int]:
-    """Return the ids of the chat prompt up to where the assistant's answer begins (contract 5).
+    """Return the ids of the chat prompt up to where the assistant's answer begins.
 
     Raises:
         UsageError: If the tokenizer has no chat template.

@@ -83,7 +83,7 @@ def cut_initial_harmful_responses(
         num_cuts: How many prefixes.
         random_source: Where the draws come from; without it each part takes its first mark.
         mid_sentence_rate: Share of the cuts that are moved back to a word's end inside the clause before the mark, as
-            evaluation cuts after any k tokens: D6.
+            evaluation cuts after any k tokens: D7 of README.md.
 
     Raises:
         ValueError: If there are fewer than `num_cuts + 1` punctuation marks.
