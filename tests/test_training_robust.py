@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_rows
 from training_support import OBJECTIVES, read_rows, snapshot
 
 from course_correction.run_files import UsageError
@@ -33,14 +33,22 @@ def test_a_resumed_training_has_the_losses_and_weights_of_an_uninterrupted_one(o
     assert all(resumed[name].allclose(whole[name], rtol=1e-4, atol=1e-6) for name in whole)
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(parse):
+def test_a_checkpoint_of_other_settings_or_other_benign_rows_is_not_gone_on_from(parse, tmp_path):
     from train_dpo import train
 
+    benign = [{"prompt": "How do I boil an egg?", "response": "In water, for six minutes."}]
+    write_rows(tmp_path / "benign.jsonl", benign)
     options = {"objective": "grouped", "save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": "last"}
+    options |= {"retention_weight": 1.0, "retention_file": str(tmp_path / "benign.jsonl")}
     folder = train(*parse(**options))
     (folder / "train_metrics.json").unlink()
     with pytest.raises(UsageError, match=r"other settings \(beta: 0.1 there, 0.3 now\)"):
         train(*parse(**options, beta=0.3))
+    with pytest.raises(UsageError, match="attn_implementation: None there, 'eager' now"):
+        train(*parse(**options, attn_implementation="eager"))
+    write_rows(tmp_path / "benign.jsonl", [*benign, {"prompt": "And an onion?", "response": "Longer."}])
+    with pytest.raises(UsageError, match=r"other settings \(benign_digest: "):
+        train(*parse(**options))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
