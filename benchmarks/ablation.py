@@ -10,6 +10,7 @@ python -m benchmarks.ablation --compare methods --groups 0
 """
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -175,7 +176,9 @@ def main() -> None:
         if (folder / "result.json").exists():
             refuse_other_settings(folder, json.loads((folder / "result.json").read_text())["settings"], identity)
         if not (folder / "result.json").exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            # What a run that was stopped left behind is of other weights.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
             options = {"variant": variant, "budget": budget, "seed": seed, "folder": str(folder)}
             options["settings"] = asdict(settings)
             command = [sys.executable, "-m", "benchmarks.ablation", "--worker", json.dumps(options)]
