@@ -374,3 +374,18 @@ def test_importing_a_script_loads_no_heavy_library():
     )
     done = run("-c", code)
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
+
+
+def test_modules_import_only_what_stands_above_them_in_the_order_that_the_package_states():
+    import course_correction
+
+    order = re.findall(r"`(\w+)`", course_correction.__doc__)
+    paths = {path.stem: path for path in Path(course_correction.__file__).parent.glob("*.py") if path.stem != "__init__"}
+    assert sorted(order) == sorted(paths)
+    backwards = [
+        f"{name} imports {imported}"
+        for number, name in enumerate(order)
+        for imported in re.findall(r"^from course_correction\.(\w+) import", paths[name].read_text(), re.MULTILINE)
+        if imported not in order[:number]
+    ]
+    assert backwards == []
