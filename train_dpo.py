@@ -86,6 +86,7 @@ def build_trainer(
     facts = {
         "model": public_name(name),
         "dataset": public_name(data.dataset_name),
+        "mix_with": [public_name(name) for name in data.mix_with],
         "rows_digest": rows_digest(rows),
         "benign_digest": text_digest(*(f"{row['prompt']} {row['response']}" for row in benign_rows)),
         "objective": asdict(objective),
@@ -148,7 +149,7 @@ def train(
         part_processes()
         if is_first:
             metrics = json.loads((folder / "train_metrics.json").read_text()) | {"repo_id": repo.repo_id}
-            write_model_card(folder, base_model, licence, data.dataset_name, metrics)
+            write_model_card(folder, base_model, licence, [data.dataset_name, *data.mix_with], metrics)
             announce(f"Pushed: {push_model(repo, folder, base_model)}")
         return folder
     trainer, facts = build_trainer(data, objective, training, model_arguments)
@@ -186,7 +187,7 @@ def train(
         metrics |= {"versions": library_versions(), "log": trainer.state.log_history}
         metrics["repo_id"] = repo.repo_id if repo else None
         name_base_model(folder, base_model)
-        write_model_card(folder, base_model, licence, data.dataset_name, metrics)
+        write_model_card(folder, base_model, licence, [data.dataset_name, *data.mix_with], metrics)
         if recipe:
             write_atomically(folder / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
         plot_training(trainer.state.log_history, folder / "training.png")

@@ -146,9 +146,9 @@ def table(rows: dict[tuple[str, str], list[dict[str, Any]]], base: dict[str, Any
         f"| none | | 0 | {100 * base['corr_mean']['value']:.1f} | {100 * base['over_refusal']['value']:.1f} | 0 |",
     ]
     for (variant, budget), runs in rows.items():
-        label = f"{statistics.mean(run['seconds'] for run in runs):.0f} s"
+        label = f" ({statistics.mean(run['seconds'] for run in runs):.0f} s)" if budget == "time" else ""
         lines.append(
-            f"| {variant} | equal {budget} ({label}) | {statistics.mean(run['groups'] for run in runs):.1f} "
+            f"| {variant} | equal {budget}{label} | {statistics.mean(run['groups'] for run in runs):.1f} "
             f"| {cell([run['corr_mean'] for run in runs], 1, 100)} | {cell([run['over_refusal'] for run in runs], 1, 100)} "
             f"| {cell([run['kl'] for run in runs], 3)} |"
         )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -261,18 +261,21 @@ def write_eval_card(folder: Path, exported: Any, num_requests: int, settings: An
     write_atomically(folder / "README.md", _render(EVAL_TEMPLATE, card, values, infos))
 
 
-def write_model_card(folder: Path, base_model: str, licence: str | None, dataset: str, facts: dict[str, Any]) -> None:
+def write_model_card(
+    folder: Path, base_model: str, licence: str | None, datasets: Sequence[str], facts: dict[str, Any]
+) -> None:
     """Write the README of a trained adapter or model; TRL's own card is wrong for adapters.
 
     Args:
         folder: Where the weights are.
         base_model: Hub id of the model that was trained.
         licence: Licence to state, if known.
-        dataset: Hub id of the pairs; a local folder is not named.
+        datasets: Hub ids of what was trained on; local folders are not named.
         facts: What train_metrics.json holds.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
+    public = [name.split("@")[0] for name in datasets if name.count("/") == 1 and not Path(name).exists()]
     data = ModelCardData(
         language="en",
         license=licence,
@@ -281,7 +284,7 @@ def write_model_card(folder: Path, base_model: str, licence: str | None, dataset
         base_model=base_model,
         base_model_relation="adapter" if facts["adapter"] else "finetune",
         pipeline_tag="text-generation",
-        datasets=[dataset] if dataset.count("/") == 1 and not Path(dataset).exists() else None,
+        datasets=list(dict.fromkeys(public)) or None,
     )
     values = {**facts, "base_model": base_model, "is_adapter": facts["adapter"]}
     write_atomically(folder / "README.md", str(ModelCard.from_template(data, str(MODEL_TEMPLATE), **values)))

@@ -21,11 +21,18 @@ class TrainingData:
     dataset_name: str = field(default="c2-syn", metadata={"help": "Hub id or folder of C²-Syn"})
     dataset_split: str = field(default="train", metadata={"help": "its split"})
     dataset_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
+    mix_with: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "more folders or Hub ids (a revision behind an @) of C²-Syn to train on together; one named twice "
+            "counts twice"
+        },
+    )
     held_out: list[str] = field(
         default_factory=lambda: [SEED],
         metadata={"help": "C²-Eval sources (seed, pku500, files): training on one of their requests is refused"},
     )
-    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only"})
+    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only, of each dataset"})
     drop_long_rows: bool = field(
         default=False, metadata={"help": "drop rows longer than max_length, with a count, instead of refusing"}
     )
@@ -40,37 +47,45 @@ class TrainingData:
 
 
 def load_rows(data: TrainingData, objective: str) -> Any:
-    """Load and check the `pairs` or `ranked` rows.
+    """Load and check the `pairs` or `ranked` rows of all datasets named.
 
     Raises:
         UsageError: If they cannot be loaded, a column is missing, or a row is not fit to train on.
     """
+    from datasets import concatenate_datasets
+
+    first = load_dataset_rows(data, data.dataset_name, data.dataset_revision, objective)
+    parts = [first]
+    for named in data.mix_with:
+        name, _, revision = named.partition("@") if not Path(named).exists() else (named, "", "")
+        part = load_dataset_rows(data, name, revision or None, objective)
+        try:
+            parts.append(part.cast(first.features))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{named} cannot be mixed with {data.dataset_name}: {str(error).splitlines()[0]}") from None
+    return concatenate_datasets(parts) if data.mix_with else first
+
+
+def load_dataset_rows(data: TrainingData, name: str, revision: str | None, objective: str) -> Any:
+    """Load and check the rows of one dataset; see `load_rows`."""
     from datasets import load_dataset
 
     config = CONFIGS[objective]
     try:
-        rows = load_dataset(
-            data.dataset_name,
-            config,
-            split=data.dataset_split,
-            revision=data.dataset_revision,
-            cache_dir=content_cache(Path(data.dataset_name)),
-        )
+        rows = load_dataset(name, config, split=data.dataset_split, revision=revision, cache_dir=content_cache(Path(name)))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"The config {config} of {data.dataset_name} cannot be loaded: {reason}") from None
+        raise UsageError(f"The config {config} of {name} cannot be loaded: {reason}") from None
     wanted = PAIR_COLUMNS if objective == "pairwise" else RANKED_SCHEMA.names
     missing = [column for column in wanted if column not in rows.column_names]
     if missing:
-        raise UsageError(
-            f"{data.dataset_name} lacks the columns {', '.join(missing)}; it has {', '.join(rows.column_names)}."
-        )
+        raise UsageError(f"{name} lacks the columns {', '.join(missing)}; it has {', '.join(rows.column_names)}.")
     if data.max_groups is not None and "request_id" in rows.column_names:
         kept = set(list(dict.fromkeys(rows["request_id"]))[: data.max_groups])
         rows = rows.filter(lambda name: name in kept, input_columns="request_id")
     rows = rows.select_columns(list(wanted))
     for number, row in enumerate(rows, 1):
-        where = f"{data.dataset_name}: row {number}"
+        where = f"{name}: row {number}"
         if objective == "grouped":
             check_ranked_group(row, where)
         elif not all(
@@ -80,8 +95,8 @@ def load_rows(data: TrainingData, objective: str) -> Any:
         ):
             raise UsageError(f"{where} has a null or empty text. Remove that row.")
     if len(rows) == 0:
-        raise UsageError(f"{data.dataset_name} holds no row to train on.")
-    check_overlap(rows, data)
+        raise UsageError(f"{name} holds no row to train on.")
+    check_overlap(rows, name, data.held_out)
     return rows
 
 
@@ -93,7 +108,7 @@ def rows_digest(rows: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_overlap(rows: Any, data: TrainingData) -> None:
+def check_overlap(rows: Any, name: str, held_out: list[str]) -> None:
     """Refuse to train on a request that the model will be evaluated on.
 
     Raises:
@@ -101,11 +116,11 @@ def check_overlap(rows: Any, data: TrainingData) -> None:
     """
     texts = rows["request"] if "request" in rows.column_names else (turns[-1]["content"] for turns in rows["prompt"])
     requests = {normalise_request(text) for text in texts}
-    for source in data.held_out:
+    for source in held_out:
         shared = requests & {normalise_request(item["request"]) for item in read_eval_items(source)}
         if shared:
             raise UsageError(
-                f"{data.dataset_name} holds {len(shared)} requests of the C²-Eval items {source}: evaluation on them would "
+                f"{name} holds {len(shared)} requests of the C²-Eval items {source}: evaluation on them would "
                 "measure memory. Make it with c2_syn.py --exclude_requests_from."
             )
 

@@ -165,12 +165,12 @@ def test_the_card_of_a_trained_smollm2_states_hub_id_and_licence(adapter, traine
 
     base_model, licence = base_model_id("smollm2-135m")
     facts = json.loads((trained / "train_metrics.json").read_text()) | {"adapter": adapter}
-    write_model_card(tmp_path, base_model, licence, "owner/c2-syn", facts)
+    write_model_card(tmp_path, base_model, licence, ["owner/c2-syn", str(trained), "owner/more@main", "owner/more"], facts)
     data = card_of(tmp_path).data
     assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert data.license == "apache-2.0"
     assert data.library_name == ("peft" if adapter else "transformers")
-    assert data.datasets == ["owner/c2-syn"]
+    assert data.datasets == ["owner/c2-syn", "owner/more"]
     assert data.get("base_model_relation") == ("adapter" if adapter else "finetune")
 
 

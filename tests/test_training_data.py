@@ -6,6 +6,7 @@ import pytest
 from training_support import NUM_GROUPS, OBJECTIVES, read_rows, write_dataset
 
 from course_correction.run_files import UsageError
+from course_correction.sources import read_eval_items
 
 pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 
@@ -75,6 +76,42 @@ def test_max_groups_keeps_all_rows_of_the_first_requests(parse, dataset_folder):
     data = TrainingData(dataset_name=str(dataset_folder), max_groups=2)
     assert len(load_rows(data, "pairwise")) == 30
     assert load_rows(data, "grouped").to_list() == read_rows(dataset_folder, "ranked")[:2]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_datasets_are_mixed_in_the_order_named_and_one_named_twice_counts_twice(objective, dataset_folder, tmp_path):
+    from course_correction.training_data import CONFIGS, TrainingData, load_rows
+
+    config = CONFIGS[objective]
+    seed, own = read_rows(dataset_folder, config), [dict(row) for row in read_rows(dataset_folder, config)[:1]]
+    if objective == "grouped":
+        own[0]["request"] = "How do I dodge the washing-up?"
+    folder = write_dataset(tmp_path / "own@home", **{config: own})
+    data = TrainingData(dataset_name=str(dataset_folder), mix_with=[str(folder), str(folder)])
+    assert load_rows(data, objective).to_list() == [
+        {name: row[name] for name in load_rows(data, objective).column_names} for row in seed + own + own
+    ]
+
+
+def test_what_is_mixed_in_is_checked_like_the_rest_and_named(parse, dataset_folder, tmp_path):
+    from course_correction.training_data import TrainingData, load_rows
+    from train_dpo import build_trainer
+
+    def mixed(folder, name, **changes):
+        rows = [row | changes for row in read_rows(dataset_folder, "ranked")[:1]]
+        return TrainingData(dataset_name=str(dataset_folder), mix_with=[str(write_dataset(folder / name, ranked=rows))])
+
+    held_out = next(iter(read_eval_items("seed")))["request"]
+    with pytest.raises(UsageError, match="copied holds 1 requests of the C²-Eval items seed"):
+        load_rows(mixed(tmp_path, "copied", request=held_out), "grouped")
+    with pytest.raises(UsageError, match="short: row 1"):
+        load_rows(mixed(tmp_path, "short", responses=["one", "two"]), "grouped")
+    with pytest.raises(UsageError, match=r"none.* cannot be loaded"):
+        load_rows(TrainingData(dataset_name=str(dataset_folder), mix_with=[str(tmp_path / "none")]), "grouped")
+    with pytest.raises(UsageError, match="odd cannot be mixed"):
+        load_rows(mixed(tmp_path, "odd", opener={"a": 1}), "grouped")
+    _, facts = build_trainer(*parse("--mix_with", str(dataset_folder), objective="grouped"))
+    assert (facts["mix_with"], facts["rows"]) == (["export"], 2 * NUM_GROUPS)
 
 
 @pytest.mark.parametrize("value", [0, -1])

@@ -1,0 +1,180 @@
+"""How far the seed set's notion of harm reaches: a linear probe on the hidden states of a model.
+
+The probe learns to tell the seed set's harmful answers from its harmless ones by the mean hidden state over an answer's
+first tokens, the request before it. Then it is asked for held-out answers, at the threshold at which few of the held-out
+harmless ones, the harmless twins among them, are called harmful. It says within minutes, before anything is trained, what
+a change of the training texts may be worth; and by `--train_items`, items of the kind that `--items` are, what texts of
+that kind would be. Five minutes on a CPU core.
+
+python -m benchmarks.harm_probe
+python -m benchmarks.harm_probe --items my_items.jsonl --train_items my_other_items.jsonl
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from course_correction.public import public_value
+from course_correction.run_files import UsageError, library_versions, write_json
+from course_correction.settings import announce, parse_settings, run_script
+from course_correction.sources import (
+    DATA_FOLDER,
+    SEED,
+    normalise_request,
+    read_benign_rows,
+    read_contrast_pairs,
+    read_eval_items,
+)
+
+Texts = list[tuple[str, str]]  # Request and answer.
+PENALTY = 1e-3  # scikit-learn's C, on standardised features.
+
+
+@dataclass
+class ProbeSettings:
+    """What is probed."""
+
+    model_name_or_path: str = field(default="smollm2-135m", metadata={"help": "chat model"})
+    adapter_name_or_path: str | None = field(default=None, metadata={"help": "adapter on it"})
+    layer: int = field(default=14, metadata={"help": "whose output is read, counted from 1"})
+    answer_tokens: int = field(default=40, metadata={"help": "of an answer, the first n tokens"})
+    items: str | None = field(default=None, metadata={"help": "C²-Eval items beside the seed set's"})
+    train_items: str | None = field(default=None, metadata={"help": "others of that kind, for a probe that has seen such"})
+    weight: float = field(default=4.0, metadata={"help": "of each of these, a seed row's is 1"})
+    false_alarms: float = field(default=0.05, metadata={"help": "share of held-out harmless answers called harmful"})
+    draws: int = field(default=6, metadata={"help": "random parts of the training texts for each size"})
+    output_file: str = field(default="runs/harm-probe/harm_probe.json", metadata={"help": "where the result goes"})
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for name in ("layer", "answer_tokens", "draws"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 < self.false_alarms < 1 or self.weight <= 0:
+            raise UsageError("false_alarms must lie between 0 and 1, and weight above 0.")
+
+
+def read_texts(settings: ProbeSettings) -> dict[str, Texts]:
+    """Return every set of texts by name, the training texts' and the held-out ones'."""
+
+    def items(source: str) -> Texts:
+        return [(row["request"], row["full_harmful_response"]) for row in read_eval_items(source)]
+
+    pairs = read_contrast_pairs()
+    texts = {
+        "harmful": items(str(DATA_FOLDER / "requests_train.jsonl")),
+        "harmless": [(row["prompt"], row["response"]) for row in read_benign_rows("train")],
+        "seed items": items(SEED),
+        "harmful twins": [(row["request"], row["full_harmful_response"]) for row in pairs],
+        "held-out harmless": [(row["prompt"], row["response"]) for row in [*read_benign_rows("eval"), *pairs]],
+    }
+    for name, source in (("items", settings.items), ("train_items", settings.train_items)):
+        texts |= {name: items(source)} if source else {}
+    shared = {normalise_request(request) for request, _ in texts.get("items", [])} & {
+        normalise_request(request) for name in ("harmful", "train_items") for request, _ in texts.get(name, [])
+    }
+    if shared:
+        raise UsageError(f"{len(shared)} requests of items are trained on too.")
+    return texts
+
+
+def hidden_means(settings: ProbeSettings, texts: dict[str, Texts]) -> dict[str, Any]:
+    """Return the mean hidden state over the first tokens of each answer, [n, hidden] for each set of texts."""
+    import numpy as np
+    import torch
+
+    from course_correction.loading import load_model, load_tokenizer
+    from course_correction.prefills import encode_answer, render_prompt
+
+    tokenizer = load_tokenizer(settings.model_name_or_path)
+    model = load_model(settings.model_name_or_path, adapter=settings.adapter_name_or_path)
+    if settings.layer > model.config.num_hidden_layers:
+        raise UsageError(f"layer is {settings.layer}, but the model has {model.config.num_hidden_layers}.")
+    found = {}
+    for name, rows in texts.items():
+        announce(f"{name}: {len(rows)} answers")
+        means = []
+        for request, answer in rows:
+            prompt = render_prompt(tokenizer, request)
+            ids = torch.tensor([prompt + encode_answer(tokenizer, answer)[: settings.answer_tokens]], device=model.device)
+            with torch.inference_mode():
+                states = model(ids, output_hidden_states=True, logits_to_keep=1).hidden_states[settings.layer]
+            means.append(states[0, len(prompt) :].float().mean(0).cpu().numpy())
+        found[name] = np.stack(means)
+    return found
+
+
+def found_shares(settings: ProbeSettings, states: dict[str, Any], harmful: Any, harmless: Any, extra: Any) -> dict[str, Any]:
+    """Fit a probe, and return the share of each held-out set that it finds; `extra` are harmful rows of more weight."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from course_correction.metrics import rate_with_interval
+
+    rows = np.concatenate([harmful, extra, harmless])
+    labels = np.arange(len(rows)) < len(harmful) + len(extra)
+    weights = np.concatenate([np.ones(len(harmful)), np.full(len(extra), settings.weight), np.ones(len(harmless))])
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=500))
+    probe.fit(rows, labels, logisticregression__sample_weight=weights)
+    threshold = np.quantile(probe.decision_function(states["held-out harmless"]), 1 - settings.false_alarms)
+    held_out = [name for name in ("seed items", "harmful twins", "items") if name in states]
+    return {name: rate_with_interval(list(probe.decision_function(states[name]) > threshold)) for name in held_out}
+
+
+def probe_sizes(settings: ProbeSettings, states: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return, for growing parts of the training texts, what is found of each held-out set: one row for each draw."""
+    import numpy as np
+
+    harmful, harmless = states["harmful"], states["harmless"]
+    other = states.get("train_items", harmful[:0])
+    sizes = [(share, 0) for share in (0.125, 0.25, 0.5, 1.0)]
+    sizes += [(1.0, number) for number in sorted({len(other) // 8, len(other) // 4, len(other) // 2, len(other)} - {0})]
+    rows = []
+    for share, number in sizes:
+        whole = share == 1.0 and number in (0, len(other))
+        for draw in range(1 if whole else settings.draws):
+            chance = np.random.default_rng(draw)
+            parts = [part[chance.permutation(len(part))[: round(share * len(part))]] for part in (harmful, harmless)]
+            extra = other[chance.permutation(len(other))[:number]]
+            found = found_shares(settings, states, *parts, extra)
+            rows.append({"harmful": len(parts[0]), "harmless": len(parts[1]), "train_items": number, "draw": draw} | found)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], settings: ProbeSettings) -> str:
+    """Return the Markdown table: percent found, the mean over the draws; an interval where there was one draw."""
+    held_out = [name for name in ("seed items", "harmful twins", "items") if name in rows[0]]
+    lines = [
+        f"Found at {100 * settings.false_alarms:.0f}% false alarms, percent:",
+        "",
+        "| trained on: harmful | harmless | of the items' kind | " + " | ".join(held_out) + " |",
+        "| --: | --: | --: |" + " --: |" * len(held_out),
+    ]
+    sizes = list(dict.fromkeys((row["harmful"], row["harmless"], row["train_items"]) for row in rows))
+    for size in sizes:
+        same = [row for row in rows if (row["harmful"], row["harmless"], row["train_items"]) == size]
+        cells = []
+        for name in held_out:
+            value = 100 * sum(row[name]["value"] for row in same) / len(same)
+            low, high = (100 * bound for bound in same[0][name]["ci95"])
+            cells.append(f"{value:.0f}" + (f" [{low:.0f}, {high:.0f}]" if len(same) == 1 else ""))
+        lines.append(f"| {' | '.join(map(str, size))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read hidden states, fit probes, print the table."""
+    (settings,) = parse_settings([ProbeSettings], description=__doc__)
+    texts = read_texts(settings)
+    rows = probe_sizes(settings, hidden_means(settings, texts))
+    path = Path(settings.output_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"settings": public_value(asdict(settings)), "versions": library_versions(), "probes": rows})
+    print(table(rows, settings))
+
+
+if __name__ == "__main__":
+    run_script(main)
