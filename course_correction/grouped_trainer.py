@@ -174,7 +174,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
 
     def _side_logits(self, model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [n, vocabulary] where a side row has a kind, and those kinds [n]."""
-        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
         found, kinds = [], []
         for batch in batches:
             chosen = batch["side_kinds"] > 0
