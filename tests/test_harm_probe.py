@@ -68,8 +68,8 @@ def test_states_are_means_over_the_answers_first_tokens_alone(tiny_model_folder)
 
 
 @pytest.mark.parametrize(
-    "values", [{"layer": 0}, {"draws": 0}, {"answer_tokens": 0}, {"false_alarms": 1.0}, {"weight": 0.0}]
+    ("name", "value"), [("layer", 0), ("draws", 0), ("answer_tokens", 0), ("false_alarms", 1.0), ("weight", 0.0)]
 )
-def test_a_value_outside_its_range_is_refused(values):
-    with pytest.raises(UsageError):
-        ProbeSettings(**values)
+def test_a_value_outside_its_range_is_refused_by_name(name, value):
+    with pytest.raises(UsageError, match=name):
+        ProbeSettings(**{name: value})
