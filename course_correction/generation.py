@@ -15,8 +15,9 @@ import torch
 from course_correction.run_files import UsageError
 from course_correction.shared_prefix import SharedTrunks, preallocated_cache, shared_trunk_attention
 
-# Top-p looks at this many candidates first and at the whole vocabulary only where they do not hold enough probability.
-_NUCLEUS_CANDIDATES = 256
+# Top-p looks at so many candidates of a row, at more where they do not hold enough probability, and last at all.
+_NUCLEUS_CANDIDATES = (256, 4096)
+_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -79,23 +80,34 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: flo
     """
     if temperature == 0:
         return logits.argmax(-1)
-    scaled = logits.float() / temperature
-    log_total = scaled.logsumexp(-1, keepdim=True)
-    candidates = min(_NUCLEUS_CANDIDATES, scaled.shape[-1])
-    while True:
-        top, indices = scaled.topk(candidates, -1)
-        probabilities = (top - log_total).exp().double()
+    # On a CPU a few rows at a time: over a whole vocabulary, larger temporaries cost more than the arithmetic in them.
+    count = _ROWS if logits.device.type == "cpu" else len(logits)
+    parts = zip(logits.split(count), uniforms.split(count), strict=True)
+    return torch.cat([_sample_rows(rows.float() / temperature, numbers, top_p) for rows, numbers in parts])
+
+
+def _sample_rows(scaled: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> torch.Tensor:
+    vocabulary = scaled.shape[-1]
+    log_totals = scaled.logsumexp(-1, keepdim=True)
+    drawn = torch.empty(len(scaled), dtype=torch.long, device=scaled.device)
+    left = torch.arange(len(scaled), device=scaled.device)
+    # How many candidates a row looks at is its own affair: among equal logits a longer list may have another order.
+    for count in [*(number for number in _NUCLEUS_CANDIDATES if number < vocabulary), vocabulary]:
+        top, indices = scaled.topk(count, -1)
+        probabilities = (top - log_totals).exp().double()
         cumulative = probabilities.cumsum(-1)
-        if candidates == scaled.shape[-1] or bool((cumulative[:, -1] > top_p).all()):
+        held = cumulative[:, -1] > top_p if count < vocabulary else torch.ones_like(left, dtype=torch.bool)
+        # A token is in while what stands before it holds less than top_p: the first one always is.
+        kept = (probabilities * (cumulative - probabilities < top_p))[held]
+        cumulative = kept.cumsum(-1)
+        targets = uniforms[held].to(cumulative)[:, None] * cumulative[:, -1:]
+        choice = torch.searchsorted(cumulative, targets, right=True)
+        last = (kept > 0).sum(-1, keepdim=True) - 1
+        drawn[left[held]] = indices[held].gather(-1, choice.clamp(max=last)).squeeze(-1)
+        left, scaled, log_totals, uniforms = (values[~held] for values in (left, scaled, log_totals, uniforms))
+        if not len(left):
             break
-        candidates = scaled.shape[-1]
-    # A token is in while what stands before it holds less than top_p: the first one always is.
-    kept = probabilities * (cumulative - probabilities < top_p)
-    cumulative = kept.cumsum(-1)
-    targets = uniforms.to(cumulative)[:, None] * cumulative[:, -1:]
-    choice = torch.searchsorted(cumulative, targets, right=True)
-    last = (kept > 0).sum(-1, keepdim=True) - 1
-    return indices.gather(-1, choice.clamp(max=last)).squeeze(-1)
+    return drawn
 
 
 @torch.inference_mode()

@@ -436,13 +436,15 @@ def test_the_most_likely_token_is_always_in_and_temperature_zero_takes_it() -> N
     assert torch.equal(sample_tokens(logits, torch.zeros(50).double(), 0.8, 0.7), best)
 
 
-def test_a_row_of_logits_is_sampled_as_if_it_were_alone() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_of_logits_is_sampled_as_if_it_were_alone(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    # A flat row makes the whole batch look at the whole vocabulary; a peaked one alone does not.
-    logits = torch.cat([torch.randn(6, 700, generator=generator) * 4, torch.zeros(1, 700)])
-    uniforms = torch.rand(7, generator=generator).double()
+    # A flat row needs the whole vocabulary, a peaked one a few tokens. In bfloat16 many tokens are equally likely.
+    scales = torch.tensor([8.0, 4.0, 4.0, 2.0, 1.0, 0.0])[:, None]
+    logits = (torch.randn(6, 5000, generator=generator) * scales).to(dtype).repeat(20, 1)
+    uniforms = torch.rand(120, generator=generator).double()
     together = sample_tokens(logits, uniforms, 0.8, 0.9)
-    alone = torch.cat([sample_tokens(logits[row : row + 1], uniforms[row : row + 1], 0.8, 0.9) for row in range(7)])
+    alone = torch.cat([sample_tokens(logits[row : row + 1], uniforms[row : row + 1], 0.8, 0.9) for row in range(120)])
     assert torch.equal(together, alone)
 
 
