@@ -26,7 +26,7 @@ from course_correction.run_files import (
     write_atomically,
     write_json,
 )
-from course_correction.settings import announce, given_settings, parse_settings, run_script
+from course_correction.settings import announce, given_names, given_settings, parse_settings, run_script
 from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows, rows_digest
 
 
@@ -40,6 +40,7 @@ def build_trainer(
         explain_loading_error,
         keep_freed_memory,
         load_tokenizer,
+        pick_dtype,
         pinned_revision,
         resolve_model_name,
     )
@@ -53,11 +54,12 @@ def build_trainer(
         raise UsageError("truncation_mode has no effect here: rows are refused or dropped, never cut.")
     tokenizer = load_tokenizer(name, model_arguments.model_revision, training.trust_remote_code)
     rows, num_long = check_lengths(load_rows(data, objective.objective), tokenizer, training.max_length, data.drop_long_rows)
+    model_arguments.dtype = pick_dtype(model_arguments.dtype)
     quantization = get_quantization_config(model_arguments)
     training.model_init_kwargs = {
         "revision": pinned_revision(name, model_arguments.model_revision),
         "attn_implementation": model_arguments.attn_implementation,
-        "dtype": model_arguments.dtype or "auto",
+        "dtype": model_arguments.dtype,
         "trust_remote_code": training.trust_remote_code,
     }
     options: dict[str, Any] = {}
@@ -247,11 +249,18 @@ def main() -> None:
     import torch
     from trl import DPOConfig, ModelConfig
 
+    from course_correction.loading import has_fast_bfloat16
+
     if not torch.cuda.is_available() and not any(argument.startswith("--use_cpu") for argument in sys.argv):
         announce("No CUDA device: training on the CPU (--use_cpu true).")
         sys.argv[1:1] = ["--use_cpu", "true"]
     classes = [TrainingData, ObjectiveSettings, DPOConfig, ModelConfig]
     parts = parse_settings(classes)
+    if parts[2].bf16 and "bf16" not in given_names() and not has_fast_bfloat16():
+        # TRL's default is autocast to bfloat16.
+        announce("This CPU has no bfloat16 arithmetic: training in float32 (--bf16 false).")
+        sys.argv[1:1] = ["--bf16", "false"]
+        parts = parse_settings(classes)
     folder = train(*parts, recipe=given_settings(classes, parts))
     announce(f"Saved to {folder}")
     part_processes()

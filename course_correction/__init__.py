@@ -12,8 +12,8 @@ The modules follow the flow of the data; each imports only what stands above it 
   `measuring`, `evaluation`
 - its suites: `harness`, `general_suite`, `dynamics_suite`, `benign_suite`, `ciphers`, `jailbreaks`, `jailbreak_judges`,
   `jailbreak_suite`
-- training, behind `train_dpo.py`: `objective_settings`, `objective`, `training_data`, `group_batches`, `training_loop`,
-  `grouped_trainer`
+- training, behind `train_dpo.py`: `objective_settings`, `objective`, `training_data`, `group_batches`, `frozen_layers`,
+  `training_loop`, `grouped_trainer`
 - the Hub, and other programs: `cards`, `push_settings`, `publishing`, `published_metric`, `published_results`,
   `published_training`, `builders`, `inspect_provider`, `demo`
 """

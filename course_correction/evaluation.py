@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from course_correction.loading import load_model, load_tokenizer, read_chat_template, weights_identity
+from course_correction.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
 from course_correction.prefills import encode_answer, render_closed_turn
 from course_correction.prefixes import OPENERS
 from course_correction.processes import Ranks
@@ -74,6 +74,8 @@ class Evaluation:
             "share_prefix batch_size backend server_url server_model seed"
         )
         identity = {name: getattr(self.settings, name) for name in names.split()}
+        if not self.settings.server_url:
+            identity["dtype"] = pick_dtype(self.settings.dtype)
         identity["chat_template"] = read_chat_template(self.settings.chat_template)
         for name in ("model_name_or_path", "adapter_name_or_path", "reference_model"):
             folder = Path(getattr(self.settings, name) or "")

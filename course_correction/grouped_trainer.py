@@ -15,6 +15,7 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from course_correction.frozen_layers import find_frozen_layers, recorded, replayed
 from course_correction.generation import SamplingSettings, continue_prefills
 from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
 from course_correction.loading import weights_identity
@@ -172,6 +173,12 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             return self.model, use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
         return self.ref_model, nullcontext()
 
+    def _frozen_layers(self) -> list[Any]:
+        """Return the layers that policy and reference share; none where they are not the same ones."""
+        if self.ref_model is not None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return []
+        return find_frozen_layers(self.accelerator.unwrap_model(self.model))
+
     def _side_logits(self, model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [n, vocabulary] where a side row has a kind, and those kinds [n]."""
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
@@ -201,15 +208,20 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         settings, mode = self.objective, "train" if self.model.training else "eval"
         no_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        # What stands below the adapter is the same for the reference, whose passes come first.
+        below, tree_states, benign_states = self._frozen_layers(), [], []
         if inputs["benign"] or "reference_sums" not in inputs:
             reference_model, adapter_off = self._reference()
             with torch.no_grad(), no_checkpoints, adapter_off:
                 if "reference_sums" not in inputs:
-                    reference_logps = self._token_logps(reference_model, inputs)[0].double()
+                    with recorded(below, tree_states):
+                        reference_logps = self._token_logps(reference_model, inputs)[0].double()
                     inputs["reference_sums"] = sum_paths(reference_logps, inputs["paths"])
                 if inputs["benign"]:
-                    reference_logits, _ = self._side_logits(reference_model, inputs["benign"])
-        logps, turning = self._token_logps(model, inputs)
+                    with recorded(below, benign_states):
+                        reference_logits, _ = self._side_logits(reference_model, inputs["benign"])
+        with replayed(below, tree_states):
+            logps, turning = self._token_logps(model, inputs)
         # Sums of hundreds of nats whose difference is small: in float32 it would keep few digits.
         log_ratios = (sum_paths(logps.double(), inputs["paths"]) - inputs["reference_sums"]).float()
         loss, margins = pair_losses(log_ratios, self.beta, settings.pair_distance_power)
@@ -230,7 +242,8 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
                 metrics[f"loss/{name}"] = mean_path_nll(logps, paths)
                 loss = loss + weight * metrics[f"loss/{name}"]
         if inputs["benign"]:
-            logits, _ = self._side_logits(model, inputs["benign"])
+            with replayed(below, benign_states):
+                logits, _ = self._side_logits(model, inputs["benign"])
             retention, *directions = retention_kl(logits, reference_logits, inputs["retention_weights"])
             metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
             loss = loss + self._weight("retention_weight") * retention

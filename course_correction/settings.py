@@ -80,6 +80,21 @@ def given_settings(
         parts: What it returned.
         arguments: As for `parse_settings`.
     """
+    left_out = {"output_dir", "push_to_hub", "resume_from_checkpoint", "hub_token", "hub_model_id", "hub_private_repo"}
+    # Set where there is no GPU, by train_dpo.py itself.
+    left_out |= {"use_cpu"}
+    found = {}
+    for name in dict.fromkeys(given_names(arguments)):
+        for part in parts:
+            if hasattr(part, name) and name not in left_out:
+                value = getattr(part, name)
+                value = public_value(value.value if isinstance(value, Enum) else value)
+                found[name] = value if isinstance(value, bool | int | float | list | dict | type(None)) else str(value)
+    return found
+
+
+def given_names(arguments: Sequence[str] | None = None) -> list[str]:
+    """Return the names of the settings that the recipe and the command line name, the recipe's first."""
     import yaml
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -92,17 +107,7 @@ def given_settings(
                 named = [*yaml.safe_load(file), *named]
         elif argument.startswith("--"):
             named.append(argument.removeprefix("--").split("=")[0].replace("-", "_"))
-    left_out = {"output_dir", "push_to_hub", "resume_from_checkpoint", "hub_token", "hub_model_id", "hub_private_repo"}
-    # Set where there is no GPU, by train_dpo.py itself.
-    left_out |= {"use_cpu"}
-    found = {}
-    for name in dict.fromkeys(named):
-        for part in parts:
-            if hasattr(part, name) and name not in left_out:
-                value = getattr(part, name)
-                value = public_value(value.value if isinstance(value, Enum) else value)
-                found[name] = value if isinstance(value, bool | int | float | list | dict | type(None)) else str(value)
-    return found
+    return named
 
 
 def check_values(settings: Any) -> None:
