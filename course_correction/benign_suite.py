@@ -36,7 +36,7 @@ _SIDES = (
     ("harmless", HARMLESS_TWIN, "prompt", "response"),
 )
 _LABELS = {"safe", "unsafe"}
-_PROMPTS_A_UNIT = 20
+_PROMPTS_A_UNIT = 60
 
 
 @dataclass

@@ -151,7 +151,7 @@ class Evaluation:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
         from course_correction.generation import SamplingSettings
 
-        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], 20)
+        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], 60)
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
 
         def answer(unit: int) -> list[dict[str, Any]]:

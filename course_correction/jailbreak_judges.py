@@ -21,7 +21,7 @@ from course_correction.units import run_units
 
 ROWS_FILE = "jailbreak.jsonl"
 VERDICTS_FILE = "jailbreak_verdicts.jsonl"
-PROMPTS_A_UNIT = 20
+PROMPTS_A_UNIT = 60
 DEFAULT_MODELS = {"llama_guard": "meta-llama/Llama-Guard-3-8B", "harmbench": "cais/HarmBench-Llama-2-13b-cls"}
 _WORD_STARTS = 3  # Tokens, at most, of which the last is the word's first.
 _PLACEHOLDERS = ("{behavior}", "{generation}")
