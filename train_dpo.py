@@ -84,7 +84,9 @@ def build_trainer(
         )
     except OSError as error:
         raise explain_loading_error(name, error) from None
-    trainable = sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad)
+    trained = [weights for weights in trainer.model.parameters() if weights.requires_grad]
+    # Under ZeRO-3 a parameter that is not gathered is empty.
+    trainable = sum(getattr(weights, "ds_numel", weights.numel()) for weights in trained)
     facts = {
         "model": public_name(name),
         "dataset": public_name(data.dataset_name),

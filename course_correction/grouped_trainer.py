@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
@@ -43,7 +44,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         """Prepare the retention rows.
 
         Raises:
-            UsageError: If the retention term is on and there is no benign row.
+            UsageError: If the retention term is on and there is no benign row, or DeepSpeed cannot do what is asked for.
         """
         self.objective = objective
         tokenizer, training = kwargs["processing_class"], kwargs["args"]
@@ -53,6 +54,12 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         # TRL's own precomputation knows pairs only.
         precompute, training.precompute_ref_log_probs = training.precompute_ref_log_probs, False
         super().__init__(*args, **kwargs, data_collator=lambda rows: rows)
+        if self.ref_model is None and training.gradient_checkpointing and is_deepspeed_zero3_enabled():
+            # TRL makes them reentrant there: nested backward passes, each of which DeepSpeed takes for the gradient.
+            raise UsageError(
+                "An adapter under ZeRO-3 takes no activation checkpoints. Set activation_checkpointing false, or use "
+                "recipes/accelerate/fsdp2.yaml."
+            )
         if objective.retention_weight and objective.retention_own_answers:
             self._refuse_sharded("retention_own_answers")
             benign += self._own_answers([row["prompt"] for row in benign_rows])

@@ -165,7 +165,7 @@ def load_tokenizer(
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware; a CPU that does not takes three times as long as in float32."""
+    """Whether this machine multiplies bfloat16 in hardware; a CPU that does not is much faster in float32."""
     import torch
 
     if torch.cuda.is_available():

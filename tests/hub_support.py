@@ -45,7 +45,8 @@ class Machine:
 
     def python(self, code: str, token: str | None = "hf_loopback_me", prelude: str = "") -> Any:
         """Run Python in a fresh process and return the value that it gives to `answer`, which must fit into JSON."""
-        end = "\nimport json, sys\nsys.stdout.write('\\x00' + json.dumps(answer))"
+        # Streaming leaves threads of the libraries behind, which now and then abort the interpreter's end.
+        end = "\nimport json, os\nprint('\\x00' + json.dumps(answer), flush=True)\nos._exit(0)"
         result = self._run(["-c", prelude + code + end], token)
         assert result.returncode == 0, result.stdout + result.stderr
         return json.loads(result.stdout.split("\x00")[-1])

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import ROOT, write_rows
 from training_support import OBJECTIVES, changed, read_rows, snapshot
 
@@ -224,51 +223,6 @@ def test_two_processes_have_the_gradients_of_one(tiny_model_folder, dataset_fold
     one, two = weights
     assert max(tensor.abs().max() for name, tensor in one.items() if "lora_B" in name) > 1e-4
     assert all(two[name].allclose(one[name], rtol=1e-3, atol=1e-6) for name in one)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "all weights"])
-def test_two_processes_that_shard_by_fsdp2_train_the_weights_of_two_that_do_not(
-    adapter, tiny_model_folder, dataset_folder, tmp_path
-):
-    from safetensors.torch import load_file
-
-    accelerate = yaml.safe_load((ROOT / "recipes/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
-    sharding = {name.upper(): str(value).lower() for name, value in accelerate.items()}
-    sharding |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
-    weights = []
-    for name, script, environment in (
-        ("whole", ROOT / "train_dpo.py", {}),
-        (
-            "sharded",
-            ROOT / "tests/fsdp_on_cpus.py",
-            {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_CPU": "true"} | sharding,
-        ),
-    ):
-        terms = [word for pair in TERMS.items() for word in (f"--{pair[0]}", str(pair[1]))]
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script),
-                "--model_name_or_path", str(tiny_model_folder), "--dataset_name", str(dataset_folder),
-                "--max_groups", "2", "--per_device_train_batch_size", "1", "--max_steps", "2", "--use_cpu", "true",
-                "--bf16", "false", "--dtype", "float32", "--use_peft", str(adapter), "--lora_target_modules", "all-linear",
-                "--max_length", "2048", "--report_to", "none", "--save_strategy", "no", "--optim", "sgd",
-                "--learning_rate", "0.01", "--lr_scheduler_type", "constant", "--max_grad_norm", "0", *terms,
-                "--output_dir", str(tmp_path / name),
-            ],
-            env={**os.environ, **environment, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"},
-            capture_output=True, text=True, timeout=600,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        weights.append(load_file(tmp_path / name / ("adapter_model.safetensors" if adapter else "model.safetensors")))
-    assert "policy sharded" in done.stdout
-    whole, sharded = weights
-    assert whole.keys() == sharded.keys()
-    assert all(sharded[name].allclose(whole[name], rtol=1e-3, atol=1e-6) for name in whole)
-    start = load_file(tiny_model_folder / "model.safetensors")
-    moved = [tensor for name, tensor in whole.items() if adapter and "lora_B" in name]
-    moved += [] if adapter else [whole[name] - start[name] for name in start]
-    assert max(tensor.abs().max() for tensor in moved) > 1e-4
 
 
 @pytest.mark.slow
