@@ -69,7 +69,8 @@ def measure(
     # metrics.json and the report are made to be shown: they name no path of this machine. run.json does.
     metrics |= {
         "settings": public_value(
-            {k: v for k, v in asdict(settings).items() if k not in NOT_SHOWN} | {"items_revision": evaluation.items_revision}
+            {k: v for k, v in asdict(settings).items() if k not in NOT_SHOWN}
+            | {"items_revision": evaluation.items_revision, "dtype": evaluation.model_identity()["dtype"]}
         ),
         "items_digest": text_digest(*(text for item in evaluation.items for text in item.values())),
         "model": public_value(settings.model_name_or_path),

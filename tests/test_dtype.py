@@ -51,6 +51,18 @@ def test_a_run_knows_in_which_dtype_it_was_made(has_bfloat16, tiny_model_folder,
     assert identity(backend="openai", server_url="http://localhost:1/v1")["dtype"] == "auto"
 
 
+def test_the_report_names_the_dtype_that_was_taken(has_bfloat16, tiny_model_folder, tmp_path):
+    from eval import EvaluationSettings, evaluate
+
+    settings = EvaluationSettings(
+        model_name_or_path=str(tiny_model_folder), output_dir=str(tmp_path), max_requests=2, max_benign=0,
+        prefill_tokens=[10], num_paths=1, max_new_tokens=2,
+    )  # fmt: skip
+    dtype = "auto" if has_bfloat16 else "float32"
+    assert evaluate(settings)["settings"]["dtype"] == dtype
+    assert f"| dtype | `{dtype}` |" in (tmp_path / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("recipe", "command", "kept"),
     [("", [], None), ("bf16: true\n", [], True), ("", ["--bf16", "true"], True), ("", ["--bf16=false"], False)],
