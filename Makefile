@@ -27,8 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## measure, train, measure again, on a laptop, in 15 to 20 minutes
 	$(BIN)/python -m course_correction.demo
 
+# On two processes, each with a thread: the models are tiny, and a second thread would only wait for the first.
 test: $(STAMP)  ## fast tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # DeepSpeed in a folder of its own, which one test puts on its path: installed, it would be imported by every library.
 $(ZERO): $(STAMP)

