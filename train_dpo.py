@@ -257,8 +257,8 @@ def main() -> None:
         announce("No CUDA device: training on the CPU (--use_cpu true).")
         sys.argv[1:1] = ["--use_cpu", "true"]
     classes = [TrainingData, ObjectiveSettings, DPOConfig, ModelConfig]
-    parts = parse_settings(classes)
-    if parts[2].bf16 and "bf16" not in given_names() and not has_fast_bfloat16():
+    parts = _, _, training, _ = parse_settings(classes)
+    if training.bf16 and "bf16" not in given_names() and not has_fast_bfloat16():
         # TRL's default is autocast to bfloat16.
         announce("This CPU has no bfloat16 arithmetic: training in float32 (--bf16 false).")
         sys.argv[1:1] = ["--bf16", "false"]

@@ -26,6 +26,7 @@ from course_correction.samplers import BegunAnswer
 from course_correction.server_judge import check_calls
 from course_correction.shares import paired_share, share_of_yes
 from course_correction.sources import normalise_request, read_benign_rows, read_contrast_pairs
+from course_correction.units import PROMPTS_A_UNIT
 
 ROWS_FILE = "benign.jsonl"
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"
@@ -36,7 +37,6 @@ _SIDES = (
     ("harmless", HARMLESS_TWIN, "prompt", "response"),
 )
 _LABELS = {"safe", "unsafe"}
-_PROMPTS_A_UNIT = 60
 
 
 @dataclass
@@ -156,7 +156,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
     units = [
         unit
         for begun in (False, True)
-        for unit in chunked([row for row in rows if bool(row.prefill_tokens) == begun], _PROMPTS_A_UNIT)
+        for unit in chunked([row for row in rows if bool(row.prefill_tokens) == begun], PROMPTS_A_UNIT)
     ]
 
     def answer(unit: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from course_correction.run_files import UsageError, chunked, read_jsonl, text_di
 from course_correction.samplers import BegunAnswer, load_sampler
 from course_correction.settings import announce
 from course_correction.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
-from course_correction.units import run_units
+from course_correction.units import PROMPTS_A_UNIT, run_units
 
 
 class Evaluation:
@@ -151,7 +151,7 @@ class Evaluation:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
         from course_correction.generation import SamplingSettings
 
-        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], 60)
+        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], PROMPTS_A_UNIT)
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
 
         def answer(unit: int) -> list[dict[str, Any]]:

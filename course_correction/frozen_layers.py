@@ -9,9 +9,16 @@ from typing import Any
 
 import torch
 
+from course_correction.shared_prefix import PLAIN_MODEL_TYPES
+
 
 def find_frozen_layers(model: Any) -> list[Any]:
-    """Return the decoder layers, from the first, below which and in which nothing is trained."""
+    """Return the decoder layers, from the first, below which and in which nothing is trained.
+
+    None of an architecture of which it is not known that each layer takes from the one before it alone.
+    """
+    if model.config.get_text_config().model_type not in PLAIN_MODEL_TYPES:
+        return []
     if any(weights.requires_grad for weights in model.get_input_embeddings().parameters()):
         return []
     count = model.config.get_text_config().num_hidden_layers

@@ -17,7 +17,8 @@ from course_correction.shared_prefix import SharedTrunks, preallocated_cache, sh
 
 # Top-p looks at so many candidates of a row, at more where they do not hold enough probability, and last at all.
 _NUCLEUS_CANDIDATES = (256, 4096)
-_ROWS = 16
+# On a CPU, rows drawn at a time: over a whole vocabulary, larger temporaries cost more than the arithmetic in them.
+_ROWS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,7 @@ def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: flo
     """
     if temperature == 0:
         return logits.argmax(-1)
-    # On a CPU a few rows at a time: over a whole vocabulary, larger temporaries cost more than the arithmetic in them.
-    count = _ROWS if logits.device.type == "cpu" else len(logits)
+    count = _ROWS_AT_A_TIME if logits.device.type == "cpu" else len(logits)
     parts = zip(logits.split(count), uniforms.split(count), strict=True)
     return torch.cat([_sample_rows(rows.float() / temperature, numbers, top_p) for rows, numbers in parts])
 

@@ -17,11 +17,10 @@ from course_correction.processes import Ranks
 from course_correction.run_files import UsageError, chunked, read_jsonl
 from course_correction.server_judge import check_calls
 from course_correction.sources import read_benign_rows
-from course_correction.units import run_units
+from course_correction.units import PROMPTS_A_UNIT, run_units
 
 ROWS_FILE = "jailbreak.jsonl"
 VERDICTS_FILE = "jailbreak_verdicts.jsonl"
-PROMPTS_A_UNIT = 60
 DEFAULT_MODELS = {"llama_guard": "meta-llama/Llama-Guard-3-8B", "harmbench": "cais/HarmBench-Llama-2-13b-cls"}
 _WORD_STARTS = 3  # Tokens, at most, of which the last is the word's first.
 _PLACEHOLDERS = ("{behavior}", "{generation}")

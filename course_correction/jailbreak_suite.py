@@ -13,7 +13,6 @@ from typing import Any, Literal
 from course_correction.ciphers import CIPHERS
 from course_correction.jailbreak_judges import (
     DEFAULT_MODELS,
-    PROMPTS_A_UNIT,
     ROWS_FILE,
     VERDICTS_FILE,
     judge_rows,
@@ -25,6 +24,7 @@ from course_correction.run_files import RUN_FILE, UsageError, chunked, open_run,
 from course_correction.samplers import BegunAnswer
 from course_correction.settings import announce
 from course_correction.shares import paired_share, share_of_yes
+from course_correction.units import PROMPTS_A_UNIT
 
 _JUDGING = "jailbreak_judging"
 

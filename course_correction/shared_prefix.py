@@ -13,7 +13,7 @@ import torch
 
 _SHARED = "c2_shared_trunk"
 # Architectures whose attention is plain causal attention by the library's attention interface, verified by the tests.
-_SHARED_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
+PLAIN_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
 def shares_prefixes(model: Any) -> bool:
@@ -21,7 +21,7 @@ def shares_prefixes(model: Any) -> bool:
     config = model.config.get_text_config()
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
-        config.model_type in _SHARED_MODEL_TYPES
+        config.model_type in PLAIN_MODEL_TYPES
         and layer_types == {"full_attention"}
         and not getattr(config, "sliding_window", None)
     )

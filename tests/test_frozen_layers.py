@@ -100,6 +100,14 @@ def test_no_layer_is_frozen_where_the_embedding_is_trained(tiny_tokenizer):
     assert find_frozen_layers(model) == []
 
 
+def test_no_layer_is_shared_in_an_architecture_that_is_not_known(tiny_tokenizer):
+    model = build_tiny_model("llama", tiny_tokenizer).requires_grad_(False)
+    model.model.layers[1].requires_grad_(True)
+    assert find_frozen_layers(model) == [model.model.layers[0]]
+    model.config.model_type = "gemma3n_text"
+    assert find_frozen_layers(model) == []
+
+
 def test_outputs_that_are_more_than_hidden_states_are_not_shared():
     from course_correction.frozen_layers import recorded, replayed
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT
+from training_support import TERMS
 
 pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 
-TERMS = {"correction_nll_weight": 1.0, "transition_weight": 0.5, "transition_rows": 2, "retention_weight": 1.0}
 # `make test-slow` puts it there: installed beside the rest, it would be imported by everything.
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 NEEDS_DEEPSPEED = pytest.mark.skipif(

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_rows
-from training_support import OBJECTIVES, changed, read_rows, snapshot
+from training_support import OBJECTIVES, TERMS, changed, read_rows, snapshot
 
 from course_correction.run_files import UsageError
 
 pytestmark = pytest.mark.usefixtures("own_dataset_cache")
-
-
-TERMS = {"correction_nll_weight": 1.0, "transition_weight": 0.5, "transition_rows": 2, "retention_weight": 1.0}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

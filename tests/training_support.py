@@ -7,6 +7,8 @@ from conftest import write_rows
 
 NUM_GROUPS = 3
 OBJECTIVES = ["pairwise", "grouped"]
+# Every term of the grouped objective.
+TERMS = {"correction_nll_weight": 1.0, "transition_weight": 0.5, "transition_rows": 2, "retention_weight": 1.0}
 
 
 @pytest.fixture
