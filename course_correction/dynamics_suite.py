@@ -107,7 +107,7 @@ def _items(evaluation: Any) -> list[dict[str, str]]:
 
 def run(evaluation: Any, ranks: Ranks) -> None:
     """Write a row for each item: for each k `mass`, and with a reference `reference_mass` and `kl`, a number a position."""
-    from course_correction.generation import SamplingSettings, continue_prefills
+    from course_correction.generation import SamplingSettings
 
     settings = evaluation.settings
     units = chunked(_items(evaluation), settings.requests_per_unit)
@@ -123,45 +123,95 @@ def run(evaluation: Any, ranks: Ranks) -> None:
             revision = settings.model_revision if name == settings.model_name_or_path else None
             reference = load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
         tokens, rows = safety_tokens(tokenizer), []
-        for item in units[unit]:
-            answer, prompt = (
-                encode_answer(tokenizer, item["full_harmful_response"]),
-                render_prompt(tokenizer, item["request"]),
-            )
-            lengths = [k for k in sorted(settings.prefill_tokens) if k <= len(answer)]
-            prefills = [prompt + answer[:k] for k in lengths]
-            keys = [f"{item['request_id']}\x1f{k}" for k in lengths]
-            written = continue_prefills(reference or model, tokenizer, prefills, keys, greedy) if prefills else []
-            read = [
-                {"prefill_tokens": k, **_read(model, reference, prefill, continuation.token_ids, tokens)}
-                for k, prefill, continuation in zip(lengths, prefills, written, strict=True)
-            ]
-            rows.append({"request_id": item["request_id"], "read": read})
+        begun = [_begin(item, tokenizer, settings.prefill_tokens) for item in units[unit]]
+        written = _go_on(reference or model, tokenizer, [item for item in begun if item.lengths], greedy, sampler.shares)
+        # One pass over the tree of an item's beginnings, where attention takes a mask of any shape.
+        together = sampler.shares and model.config._attn_implementation in ("eager", "sdpa")
+        for item in begun:
+            answers = [item.answer[:k] for k in item.lengths]
+            texts = list(zip(answers, [written.pop(0) for _ in answers], strict=True))
+            batches = [texts] if together else [[text] for text in texts]
+            read = [found for batch in batches for found in _read(model, reference, item.prompt, batch, tokens)]
+            by_length = [{"prefill_tokens": k, **found} for k, found in zip(item.lengths, read, strict=True)]
+            rows.append({"request_id": item.request_id, "read": by_length})
         return rows
 
     ids = [[item["request_id"] for item in unit] for unit in units]
     evaluation.run_stage(ROWS_FILE, ids, lambda rows: len(rows) == 1, work, ranks, "token dynamics")
 
 
-def _read(model: Any, reference: Any, prefill: list[int], written: list[int], tokens: list[int]) -> dict[str, Any]:
-    """Return the masses and the KL at each written position, to five digits."""
+@dataclass(frozen=True)
+class _BegunItem:
+    """An item's prompt and answer as token ids, and the k's up to which the answer reaches."""
+
+    request_id: str
+    prompt: list[int]
+    answer: list[int]
+    lengths: list[int]
+
+
+def _begin(item: dict[str, str], tokenizer: Any, prefill_tokens: list[int]) -> _BegunItem:
+    prompt, answer = render_prompt(tokenizer, item["request"]), encode_answer(tokenizer, item["full_harmful_response"])
+    return _BegunItem(item["request_id"], prompt, answer, [k for k in sorted(prefill_tokens) if k <= len(answer)])
+
+
+def _go_on(model: Any, tokenizer: Any, begun: list[_BegunItem], settings: Any, shares: bool) -> list[list[int]]:
+    """Return what the model writes after each prefill of each item, in order: token ids."""
+    from course_correction.generation import continue_prefills, continue_trees, grow_tree
+
+    if not begun:
+        return []
+    prefills = [[item.prompt + item.answer[:k] for k in item.lengths] for item in begun]
+    keys = [f"{item.request_id}\x1f{k}" for item in begun for k in item.lengths]
+    if shares:
+        found = continue_trees(model, tokenizer, [grow_tree(of_item) for of_item in prefills], keys, settings)
+    else:
+        found = continue_prefills(model, tokenizer, [one for of_item in prefills for one in of_item], keys, settings)
+    return [list(continuation.token_ids) for continuation in found]
+
+
+def _read(
+    model: Any, reference: Any, prompt: list[int], texts: list[tuple[list[int], list[int]]], tokens: list[int]
+) -> list[dict[str, Any]]:
+    """Return the masses and the KL, to five digits, at each position written after the answers begun to one prompt.
+
+    Args:
+        model: Whose masses are read.
+        reference: The model to compare with, or None.
+        prompt: Token ids.
+        texts: For each answer, token ids of its beginning and of what was written after it. Several share one pass.
+        tokens: Ids of the safety tokens.
+    """
     import torch
 
-    from course_correction.objective import kl_by_token
+    from course_correction.objective import ancestor_mask, kl_by_token, pack_group
 
-    if not written:
+    tree = pack_group(prompt, [[*answer, *written] for answer, written in texts], [0] * len(texts))
+    places = [
+        tree.parents[index] for path, (answer, _) in zip(tree.paths, texts, strict=True) for index in path[len(answer) :]
+    ]
+    names = ("mass", *(("reference_mass", "kl") if reference is not None else ()))
+    if not places:
         # The reference ended at once. Asked for no position, models give the logits of all.
-        return {name: [] for name in ("mass", *(("reference_mass", "kl") if reference is not None else ()))}
-    ids = torch.tensor([[*prefill, *written]])[:, :-1].to(model.device)
-    options = {"input_ids": ids, "use_cache": False, "logits_to_keep": len(written)}
-    chosen = torch.tensor(tokens, device=model.device)
+        return [{name: [] for name in names} for _ in texts]
+    chosen, kept = torch.tensor(tokens, device=model.device), torch.tensor(places, device=model.device)
+    options = {"input_ids": torch.tensor([tree.token_ids], device=model.device), "use_cache": False, "logits_to_keep": kept}
+    if len(texts) > 1:
+        mask = torch.zeros(1, 1, len(tree.token_ids), len(tree.token_ids), dtype=model.dtype)
+        mask.masked_fill_(~ancestor_mask(tree.parents, len(tree.token_ids)), torch.finfo(model.dtype).min)
+        positions = torch.tensor([tree.positions], device=model.device)
+        options |= {"attention_mask": mask.to(model.device), "position_ids": positions}
     with torch.no_grad():
         logits = model(**options).logits[0].float()
-        found = {"mass": logits.softmax(-1)[:, chosen].sum(-1)}
+        values = [logits.softmax(-1)[:, chosen].sum(-1)]
         if reference is not None:
             before = reference(**options).logits[0].float()
-            found |= {"reference_mass": before.softmax(-1)[:, chosen].sum(-1), "kl": kl_by_token(logits, before)[0]}
-    return {name: [round(value, 5) for value in values.tolist()] for name, values in found.items()}
+            values += [before.softmax(-1)[:, chosen].sum(-1), kl_by_token(logits, before)[0]]
+    parts = [column.split([len(written) for _, written in texts]) for column in values]
+    return [
+        {name: [round(value, 5) for value in part.tolist()] for name, part in zip(names, row, strict=True)}
+        for row in zip(*parts, strict=True)
+    ]
 
 
 def measure(evaluation: Any, judge: Any) -> dict[str, Any]:

@@ -34,6 +34,9 @@ from course_correction.prefills import render_prompt, tokenize_benign
 from course_correction.run_files import UsageError, cache_folder, chunked, text_digest, write_json
 from course_correction.training_loop import ResumeDraws, WatchedTraining
 
+# A weight is read once for all rows of a batch: on a CPU few rows cost nearly what many do.
+_ANSWERS_AT_ONCE = 100
+
 
 class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
     """TRL's trainer on `ranked` rows: the paper's objective, with the terms of train_dpo.py's `ObjectiveSettings`."""
@@ -156,7 +159,7 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
             model, adapter_off = self._reference()
             model.eval()
             with adapter_off:
-                for batch in tqdm(chunked(order, 32), desc="own benign answers", unit="batch"):
+                for batch in tqdm(chunked(order, _ANSWERS_AT_ONCE), desc="own benign answers", unit="batch"):
                     rows, keys = [prefills[index] for index in batch], [chosen[index] for index in batch]
                     greedy = SamplingSettings(length, temperature=0, seed=self.args.seed)
                     written = continue_prefills(model, self.processing_class, rows, keys, greedy)

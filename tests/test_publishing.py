@@ -185,6 +185,29 @@ def test_c2_eval_pushed_and_read_by_its_id_gives_the_same_items(hub, machine, ot
     assert_nothing_private(hub)
 
 
+def test_datasets_of_the_hub_are_mixed_at_the_revision_that_is_named(hub, machine, other_machine):
+    push_seed(machine)
+    first = hub.commits("dataset", "me/c2-syn")[0][0]
+    machine.script(
+        "c2_syn.py", "--max_requests", 7, "--output_dir", "runs/more", "--push_to_hub", "true",
+        "--hub_dataset_id", "me/c2-syn",
+    )  # fmt: skip
+    assert hub.commits("dataset", "me/c2-syn")[0][0] != first
+    code = """
+from course_correction.run_files import UsageError
+from course_correction.training_data import TrainingData, load_rows
+def count(*mixed):
+    try:
+        return len(load_rows(TrainingData(dataset_name="me/c2-syn", mix_with=list(mixed)), "grouped"))
+    except UsageError as error:
+        return str(error)
+answer = [count(), count("me/c2-syn@FIRST"), count("me/c2-syn", "me/c2-syn@FIRST"), count("me/c2-syn@nothing")]
+"""
+    *counts, missing = other_machine.python(code.replace("FIRST", first))
+    assert counts == [7, 12, 19]
+    assert "me/c2-syn cannot be loaded" in missing and "nothing" in missing
+
+
 FAULTS = {
     "busy": {"route": "POST .*/commit/", "status": 429, "headers": {"Retry-After": "7"}, "times": 2},
     "broken": {"route": "POST .*/commit/", "status": 500, "times": 3},

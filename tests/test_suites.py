@@ -1,5 +1,6 @@
 """The suites beside C²-Eval that ask and read: `benign` and `dynamics`; and shares with their paired differences."""
 
+import copy
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, read_data, write_rows
 from test_evaluation import save_adapter
 from test_model_judges import chat_server, make_openai_judge
@@ -168,7 +170,6 @@ def test_other_contrasts_in_the_same_folder_are_refused(settings_for, tmp_path):
 
 
 def test_masses_and_kl_are_those_of_whole_distributions(settings_for, tmp_path, tiny_model_folder, tiny_tokenizer):
-    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -219,11 +220,40 @@ def test_an_item_shorter_than_every_k_is_left_out_and_its_unit_is_whole(settings
     assert (tmp_path / "out" / "dynamics.jsonl").read_bytes() == first
 
 
+def test_dynamics_are_the_same_without_shared_trunks(settings_for, tmp_path, tiny_model_folder):
+    adapter = save_adapter(tiny_model_folder, tmp_path / "adapter", 0)
+    options = {"suite": ["dynamics"], "adapter_name_or_path": str(adapter), "max_benign": 0}
+    for share in (True, False):
+        evaluate(settings_for(f"{share}", share_prefix=share, **options))
+    shared, alone = (
+        [one for row in read_jsonl(tmp_path / name / "dynamics.jsonl") for one in row["read"]] for name in ("True", "False")
+    )
+    assert len(shared) == len(alone) == 6
+    for one, other in zip(shared, alone, strict=True):
+        assert all(one[name] == pytest.approx(other[name], abs=2e-5) for name in ("mass", "reference_mass", "kl"))
+
+
 def test_where_the_reference_ends_at_once_there_is_nothing_to_read(tiny_llama):
     from course_correction.dynamics_suite import _read
 
-    assert _read(tiny_llama, None, [5, 6, 7], [], [1]) == {"mass": []}
-    assert _read(tiny_llama, tiny_llama, [5, 6, 7], [], [1]) == {"mass": [], "reference_mass": [], "kl": []}
+    assert _read(tiny_llama, None, [5, 6, 7], [([8], [])], [1]) == [{"mass": []}]
+    assert _read(tiny_llama, tiny_llama, [5, 6, 7], [([8], [])], [1]) == [{"mass": [], "reference_mass": [], "kl": []}]
+    one, none = _read(tiny_llama, None, [5, 6, 7], [([8], [3, 4]), ([8, 9], [])], [1])
+    assert len(one["mass"]) == 2 and none["mass"] == []
+
+
+def test_answers_read_together_are_read_as_each_by_itself(tiny_llama, tiny_tokenizer):
+    from course_correction.dynamics_suite import _read
+
+    other = copy.deepcopy(tiny_llama)
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight.mul_(-3)
+    texts = [([8, 9], [10, 3]), ([8, 9, 10, 11], [20, 21, 22]), ([8, 9, 10, 11, 12], [12])]
+    together = _read(tiny_llama, other, [5, 6, 7], texts, [1, 10, 21])
+    for found, text in zip(together, texts, strict=True):
+        (alone,) = _read(tiny_llama, other, [5, 6, 7], [text], [1, 10, 21])
+        assert found.keys() == alone.keys() and all(found[name] == pytest.approx(alone[name], abs=2e-5) for name in alone)
+        assert len(found["kl"]) == len(text[1]) and max(found["kl"]) > 1e-3
 
 
 def test_items_that_are_all_too_short_give_no_dynamics_and_no_error(settings_for, tmp_path):
