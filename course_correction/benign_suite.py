@@ -26,7 +26,7 @@ from course_correction.samplers import BegunAnswer
 from course_correction.server_judge import check_calls
 from course_correction.shares import paired_share, share_of_yes
 from course_correction.sources import normalise_request, read_benign_rows, read_contrast_pairs
-from course_correction.units import PROMPTS_A_UNIT
+from course_correction.units import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
 
 ROWS_FILE = "benign.jsonl"
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"
@@ -113,13 +113,18 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
         raise UsageError(f"{path} holds no prompt.")
 
 
+def _benign(evaluation: Any) -> list[Contrast]:
+    """Return the prompts that the evaluation itself has asked, for over-refusal."""
+    rows = read_benign_rows("eval")[: evaluation.settings.max_benign]
+    return [Contrast(row["request_id"], ALARMING if row["alarming"] else PLAIN, row["prompt"]) for row in rows]
+
+
 def _contrasts(evaluation: Any) -> list[Contrast]:
+    """Return what the suite asks."""
     settings = evaluation.settings
-    rows = read_benign_rows("eval")[: settings.max_benign]
-    benign = [Contrast(row["request_id"], ALARMING if row["alarming"] else PLAIN, row["prompt"]) for row in rows]
     begun = [
         Contrast(f"{row['request_id']}-k{k}", BEGUN.format(k), row["prompt"], row["response"], k)
-        for row in rows
+        for row in read_benign_rows("eval")[: settings.max_benign]
         for k in settings.benign_prefill_tokens
     ]
     if len(set(settings.benign_files)) < len(settings.benign_files):
@@ -131,7 +136,7 @@ def _contrasts(evaluation: Any) -> list[Contrast]:
         for side, group, prompt, response in _SIDES
         for k in settings.benign_prefill_tokens
     ]
-    return [*benign, *unsafe, *(row for name in settings.benign_files for row in read_contrasts(Path(name))), *begun, *twins]
+    return [*unsafe, *(row for name in settings.benign_files for row in read_contrasts(Path(name))), *begun, *twins]
 
 
 def identity(evaluation: Any) -> dict[str, Any]:
@@ -186,12 +191,15 @@ def run(evaluation: Any, ranks: Ranks) -> None:
     evaluation.run_stage(ROWS_FILE, ids, lambda rows: len(rows) == 1, answer, ranks, "contrasts")
 
 
-def _refusals(folder: Path) -> dict[str, dict[str, bool | None]]:
+def _refusals(folder: Path, benign: list[Contrast]) -> dict[str, dict[str, bool | None]]:
     """Return by group, then by request id, whether the answer refuses; None where there is no answer to judge."""
     found: dict[str, dict[str, bool | None]] = defaultdict(dict)
-    for row in read_jsonl(folder / ROWS_FILE):
-        if "prefill" not in row:
-            found[row["group"]][row["request_id"]] = judge_refusal([row["answer"]])[0] if row["answer"].strip() else None
+    groups = {row.request_id: row.group for row in benign}
+    # A baseline may have been measured without benign prompts.
+    answered = read_jsonl(folder / BENIGN_ANSWERS_FILE) if (folder / BENIGN_ANSWERS_FILE).is_file() else ()
+    rows = [row | {"group": groups[row["request_id"]]} for row in answered if row["request_id"] in groups]
+    for row in (*rows, *(row for row in read_jsonl(folder / ROWS_FILE) if "prefill" not in row)):
+        found[row["group"]][row["request_id"]] = judge_refusal([row["answer"]])[0] if row["answer"].strip() else None
     return found
 
 
@@ -226,15 +234,15 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
     Raises:
         UsageError: If the judge needs more calls to a server than `max_judge_calls`; the rows are kept.
     """
-    settings, contrasts = evaluation.settings, _contrasts(evaluation)
-    prompts = {row.request_id: row.prompt for row in contrasts}
+    settings, benign = evaluation.settings, _benign(evaluation)
+    prompts = {row.request_id: row.prompt for row in (*benign, *_contrasts(evaluation))}
     clusters = {name: normalise_request(prompt) for name, prompt in prompts.items()}
 
     def share(rows: dict[str, bool | None]) -> dict[str, Any]:
         return share_of_yes(list(rows.values()), [clusters[name] for name in rows], settings.seed)
 
     max_calls = settings.max_judge_calls
-    refused, turned = _refusals(evaluation.folder), _turns(evaluation.folder, prompts, judge, max_calls)
+    refused, turned = _refusals(evaluation.folder, benign), _turns(evaluation.folder, prompts, judge, max_calls)
     found: dict[str, Any] = {
         "refusal": {group: share(rows) for group, rows in refused.items()},
         "turned_back": {group: share(rows) for group, rows in turned.items()},
@@ -246,7 +254,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
     }
     if settings.baseline_dir and (Path(settings.baseline_dir) / ROWS_FILE).is_file():
         folder = Path(settings.baseline_dir)
-        before = _refusals(folder) | _turns(folder, prompts, judge, max_calls)
+        before = _refusals(folder, benign) | _turns(folder, prompts, judge, max_calls)
         found["difference"] = {
             group: paired_share(rows, before.get(group, {}), clusters, settings.seed)
             for group, rows in (refused | turned).items()

@@ -14,7 +14,7 @@ from course_correction.run_files import UsageError, chunked, read_jsonl, text_di
 from course_correction.samplers import BegunAnswer, load_sampler
 from course_correction.settings import announce
 from course_correction.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
-from course_correction.units import PROMPTS_A_UNIT, run_units
+from course_correction.units import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
 
 
 class Evaluation:
@@ -163,7 +163,7 @@ class Evaluation:
             ]
 
         ids = [[row["request_id"] for row in unit] for unit in units]
-        self.run_stage("benign_answers.jsonl", ids, lambda rows: len(rows) == 1, answer, ranks, "benign prompts")
+        self.run_stage(BENIGN_ANSWERS_FILE, ids, lambda rows: len(rows) == 1, answer, ranks, "benign prompts")
 
     def reference_name(self) -> str | None:
         """Return the model that this one was trained from: `reference_model`, or an adapter's base; None without either."""

@@ -29,6 +29,7 @@ from course_correction.shares import paired_share
 from course_correction.sources import normalise_request
 from course_correction.suite_tables import suites_table
 from course_correction.suites import SUITES
+from course_correction.units import BENIGN_ANSWERS_FILE
 
 # Where results lie and go says nothing of them.
 NOT_SHOWN = frozenset({"output_dir", "baseline_dir", "push_to_hub", "hub_private_repo", "create_pr"})
@@ -57,7 +58,7 @@ def measure(
     metrics["requests_needed"] = {"width": WIDTH, "requests": requests_for_width(table, WIDTH)}
     metrics["first_correction"] = summarise_positions(list(_find_positions(evaluation)), settings.seed)
     if settings.max_benign:
-        answers = [row["answer"] for row in read_jsonl(folder / "benign_answers.jsonl")]
+        answers = [row["answer"] for row in read_jsonl(folder / BENIGN_ANSWERS_FILE)]
         metrics["over_refusal"] = rate_with_interval(judge_refusal(answers), settings.seed)
         if settings.baseline_dir:
             metrics["over_refusal_difference"] = _refusal_difference(folder, Path(settings.baseline_dir), settings.seed)
@@ -123,7 +124,7 @@ def _refusal_difference(folder: Path, baseline: Path, seed: int) -> dict[str, An
         found = judge_refusal([row["answer"] for row in rows])
         return {row["request_id"]: refused for row, refused in zip(rows, found, strict=True)}
 
-    after, before = (refusals(place / "benign_answers.jsonl") for place in (folder, baseline))
+    after, before = (refusals(place / BENIGN_ANSWERS_FILE) for place in (folder, baseline))
     return paired_share(after, before, {name: name for name in after}, seed)
 
 

@@ -19,6 +19,8 @@ from course_correction.run_files import to_json_line
 Rows = list[dict[str, Any]]
 # Of single answers, which share nothing: fewer rows leave a CPU waiting for the weights.
 PROMPTS_A_UNIT = 60
+# What every evaluation answers, for over-refusal; the suite `benign` reads it too.
+BENIGN_ANSWERS_FILE = "benign_answers.jsonl"
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,23 @@ def test_contrasts_are_asked_by_group_and_differ_from_themselves_by_nothing(sett
     assert (tmp_path / "before" / "benign.jsonl").read_bytes() == (tmp_path / "after" / "benign.jsonl").read_bytes()
 
 
+def test_benign_prompts_that_the_evaluation_has_asked_are_not_asked_again(settings_for, tmp_path):
+    metrics = evaluate(settings_for(suite=["benign"]))
+    refusal = metrics["benign"]["refusal"]
+    parts = [refusal[name] for name in (PLAIN, ALARMING) if name in refusal]
+    assert sum(part["count"] for part in parts) == metrics["over_refusal"]["count"] == 4
+    assert sum(part["value"] * part["count"] for part in parts) == 4 * metrics["over_refusal"]["value"]
+    answered = {row["request_id"] for row in read_jsonl(tmp_path / "out" / "benign_answers.jsonl")}
+    assert not answered & {row["request_id"] for row in read_jsonl(tmp_path / "out" / "benign.jsonl")}
+
+
+def test_a_baseline_without_benign_prompts_is_compared_on_the_others(settings_for, tmp_path):
+    evaluate(settings_for("before", suite=["benign"], max_benign=0))
+    metrics = evaluate(settings_for("after", suite=["benign"], baseline_dir=str(tmp_path / "before")))
+    difference = metrics["benign"]["difference"]
+    assert difference.pop(UNSAFE)["value"] == 0 and not any(difference.values())
+
+
 def test_turning_back_in_a_harmless_answer_is_judged_after_its_first_tokens_and_short_answers_are_left_out(
     settings_for, tmp_path, monkeypatch
 ):
