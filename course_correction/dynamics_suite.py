@@ -108,6 +108,7 @@ def _items(evaluation: Any) -> list[dict[str, str]]:
 def run(evaluation: Any, ranks: Ranks) -> None:
     """Write a row for each item: for each k `mass`, and with a reference `reference_mass` and `kl`, a number a position."""
     from course_correction.generation import SamplingSettings
+    from course_correction.shared_prefix import shares_prefixes
 
     settings = evaluation.settings
     units = chunked(_items(evaluation), settings.requests_per_unit)
@@ -124,9 +125,10 @@ def run(evaluation: Any, ranks: Ranks) -> None:
             reference = load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
         tokens, rows = safety_tokens(tokenizer), []
         begun = [_begin(item, tokenizer, settings.prefill_tokens) for item in units[unit]]
-        written = _go_on(reference or model, tokenizer, [item for item in begun if item.lengths], greedy, sampler.shares)
+        shares = sampler.shares and (reference is None or shares_prefixes(reference))
+        written = _go_on(reference or model, tokenizer, [item for item in begun if item.lengths], greedy, shares)
         # One pass over the tree of an item's beginnings, where attention takes a mask of any shape.
-        together = sampler.shares and model.config._attn_implementation in ("eager", "sdpa")
+        together = shares and model.config._attn_implementation in ("eager", "sdpa")
         for item in begun:
             answers = [item.answer[:k] for k in item.lengths]
             texts = list(zip(answers, [written.pop(0) for _ in answers], strict=True))
