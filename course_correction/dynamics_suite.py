@@ -186,7 +186,7 @@ def _read(
     """
     import torch
 
-    from course_correction.objective import ancestor_mask, kl_by_token, pack_group
+    from course_correction.objective import additive_mask, ancestor_mask, kl_by_token, pack_group
 
     tree = pack_group(prompt, [[*answer, *written] for answer, written in texts], [0] * len(texts))
     places = [
@@ -199,10 +199,9 @@ def _read(
     chosen, kept = torch.tensor(tokens, device=model.device), torch.tensor(places, device=model.device)
     options = {"input_ids": torch.tensor([tree.token_ids], device=model.device), "use_cache": False, "logits_to_keep": kept}
     if len(texts) > 1:
-        mask = torch.zeros(1, 1, len(tree.token_ids), len(tree.token_ids), dtype=model.dtype)
-        mask.masked_fill_(~ancestor_mask(tree.parents, len(tree.token_ids)), torch.finfo(model.dtype).min)
+        allowed = ancestor_mask(tree.parents, len(tree.token_ids))[None, None].to(model.device)
         positions = torch.tensor([tree.positions], device=model.device)
-        options |= {"attention_mask": mask.to(model.device), "position_ids": positions}
+        options |= {"attention_mask": additive_mask(allowed, model.dtype), "position_ids": positions}
     with torch.no_grad():
         logits = model(**options).logits[0].float()
         values = [logits.softmax(-1)[:, chosen].sum(-1)]

@@ -22,6 +22,7 @@ from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, 
 from course_correction.loading import weights_identity
 from course_correction.objective import (
     accuracy_by_distance,
+    additive_mask,
     mean_path_nll,
     pair_losses,
     retention_kl,
@@ -104,13 +105,10 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         # The LM head runs only where some completion token's parent stands.
         kept, columns = parents.unique(return_inverse=True)
         dtype = next(self.model.parameters()).dtype
-        # An additive mask in the model's dtype is what every attention implementation but flash takes.
-        mask = torch.zeros(inputs["attention_mask"].shape, dtype=dtype, device=kept.device)
-        mask = mask.masked_fill(~inputs["attention_mask"], torch.finfo(dtype).min)
         logits = model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"],
-            attention_mask=mask,
+            attention_mask=additive_mask(inputs["attention_mask"], dtype),
             use_cache=False,
             logits_to_keep=kept,
         ).logits

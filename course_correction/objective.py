@@ -78,6 +78,11 @@ def ancestor_mask(parents: Sequence[int], size: int) -> torch.Tensor:
     return mask
 
 
+def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 where attention is allowed and the least number where not: what every implementation but flash takes."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
 def pair_losses(log_ratios: torch.Tensor, beta: float, distance_power: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute DPO's loss of all 15 pairs of each group from six log-ratios.
 

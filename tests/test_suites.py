@@ -259,7 +259,7 @@ def test_where_the_reference_ends_at_once_there_is_nothing_to_read(tiny_llama):
     assert len(one["mass"]) == 2 and none["mass"] == []
 
 
-def test_answers_read_together_are_read_as_each_by_itself(tiny_llama, tiny_tokenizer):
+def test_answers_read_together_are_read_as_each_by_itself(tiny_llama):
     from course_correction.dynamics_suite import _read
 
     other = copy.deepcopy(tiny_llama)
