@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:
 
 import pytest  # noqa: E402
 
-pytest_plugins = ["training_support", "tests.hub_support"]
+pytest_plugins = ["evaluation_support", "server_support", "training_support", "tests.hub_support"]
 
 LLAMA_2_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"

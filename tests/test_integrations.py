@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, read_data, write_rows
-from test_server import Scripted, plain_environment, transformers_serve  # noqa: F401
+from server_support import Scripted
 
 from course_correction import judging
 from course_correction.judging import ScriptedJudge
@@ -20,6 +20,7 @@ from course_correction.run_files import UsageError, read_jsonl
 from course_correction.samplers import BegunAnswer, ModelSampler
 from eval import EvaluationSettings, evaluate
 
+pytestmark = pytest.mark.usefixtures("plain_environment")
 PREFILL_TOKENS = [5, 12]
 LM_EVAL_TASKS = ROOT / "integrations" / "lm_eval"
 Paths = dict[tuple[str, int, int], str]
@@ -247,9 +248,7 @@ def test_the_command_line_finds_the_provider_by_its_entry_point(
 
 @pytest.mark.slow
 def test_inspect_finds_smollm2_s_paths_by_transformers_serve_as_eval_py_does(
-    inspect_task: ModuleType,
-    transformers_serve: str,  # noqa: F811
-    tmp_path: Path,
+    inspect_task: ModuleType, transformers_serve: str, tmp_path: Path
 ) -> None:
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
     common = {"max_requests": 3, "prefill_tokens": [10, 40, 80], "num_paths": 1}

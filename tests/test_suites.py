@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, read_data, write_rows
-from test_evaluation import save_adapter
+from evaluation_support import save_adapter
 from test_model_judges import chat_server, make_openai_judge
 
 from course_correction import judging
