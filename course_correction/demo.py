@@ -23,8 +23,8 @@ from course_correction.suites import SUITES
 
 FOLDER = Path("runs/demo")
 RECIPES = Path("recipes/smollm2-135m")
-# What the small demo changes in the recipes, for the commands that measure and for the one that trains. Its steps cost half of
-# the recipe's and move thrice as far; more retention and a longer warmup go with that.
+# What the small demo changes in the recipes, for the commands that measure and for the one that trains. Its steps cost half
+# as much as the recipe's and move thrice as far; more retention and a longer warmup go with that.
 SMALL_EVALUATION = ("--max_requests", "24", "--num_paths", "2", "--max_benign", "40", "--general_limit", "60")
 SMALL_TRAINING = (
     "--max_steps", "56", "--learning_rate", "3e-3", "--warmup_steps", "14", "--retention_weight", "8",
