@@ -26,11 +26,11 @@ RECIPES = Path("recipes/smollm2-135m")
 # What the small demo changes in the recipes, for the commands that measure and for the one that trains. Its steps cost half
 # as much as the recipe's and move thrice as far; more retention and a longer warmup go with that.
 SMALL_EVALUATION = (
-    "--max_requests", "18", "--num_paths", "2", "--max_benign", "30", "--max_attack_prompts", "4", "--general_limit", "40",
-    "--dynamics_max_requests", "6",
+    "--max_requests", "18", "--num_paths", "2", "--requests_per_unit", "9", "--max_benign", "30", "--max_attack_prompts", "4",
+    "--general_limit", "40", "--dynamics_max_requests", "6",
 )  # fmt: skip
 SMALL_TRAINING = (
-    "--max_steps", "52", "--learning_rate", "3e-3", "--warmup_steps", "14", "--retention_weight", "8",
+    "--max_steps", "46", "--learning_rate", "3e-3", "--warmup_steps", "12", "--retention_weight", "8",
     "--lora_target_modules", r".*layers\.2[0-9]\..*_proj", "--transition_rows", "4", "--retention_rows", "4",
     "--retention_own_answers", "60",
 )  # fmt: skip
