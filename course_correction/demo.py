@@ -24,10 +24,11 @@ from course_correction.suites import SUITES
 FOLDER = Path("runs/demo")
 RECIPES = Path("recipes/smollm2-135m")
 # What the small demo changes in the recipes, for the commands that measure and for the one that trains. Its steps cost half
-# as much as the recipe's and move thrice as far; more retention and a longer warmup go with that.
+# as much as the recipe's and move thrice as far; more retention and a longer warmup go with that. Measured beside others in
+# recipes/README.md, with 56 steps, which take too long on a busy machine.
 SMALL_EVALUATION = (
-    "--max_requests", "18", "--num_paths", "2", "--requests_per_unit", "9", "--max_benign", "30", "--max_attack_prompts", "4",
-    "--general_limit", "40", "--dynamics_max_requests", "6",
+    "--max_requests", "18", "--num_paths", "2", "--requests_per_unit", "9", "--max_benign", "30", "--general_limit", "40",
+    "--max_attack_prompts", "4", "--dynamics_max_requests", "6",
 )  # fmt: skip
 SMALL_TRAINING = (
     "--max_steps", "46", "--learning_rate", "3e-3", "--warmup_steps", "12", "--retention_weight", "8",
