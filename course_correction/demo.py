@@ -4,7 +4,7 @@ Each step is a command that a user would type; it is printed before it runs. A s
 settings is not done again, so a demo that was stopped goes on where it was.
 
 A CPU without bfloat16 arithmetic would take over half an hour. There the small demo is done by default: it measures on fewer
-items and trains for less long, and its model is worse.
+items and trains for less long, and its model tells harmful from harmless less well.
 """
 
 import json
@@ -101,8 +101,8 @@ def main() -> None:
         raise UsageError("Run the demo from the project's folder, by `make demo`.")
     small = settings.is_small()
     if small:
-        print("The small demo, for CPUs without bfloat16 arithmetic: its model is worse than the README's, which")
-        print("`make demo SIZE=full` trains, in over half an hour on 2 such cores.", flush=True)
+        print("The small demo, for CPUs without bfloat16 arithmetic: fewer items, and a third of the training. The README's")
+        print("figures are those of `make demo SIZE=full`, which takes over half an hour on 2 such cores.", flush=True)
     start, training = time.monotonic(), 0.0
     commands, adapter = plan(small), FOLDER / "adapter"
     for name, command in commands.items():
