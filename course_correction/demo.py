@@ -101,8 +101,8 @@ def main() -> None:
         raise UsageError("Run the demo from the project's folder, by `make demo`.")
     small = settings.is_small()
     if small:
-        print("The small demo, for CPUs without bfloat16 arithmetic: fewer items, and a third of the training. The README's")
-        print("figures are those of `make demo SIZE=full`, which takes over half an hour on 2 such cores.", flush=True)
+        print("The small demo, for CPUs without bfloat16 arithmetic: fewer items, and a quarter of the training.")
+        print("The README's figures are those of `make demo SIZE=full`: over half an hour on 2 such cores.", flush=True)
     start, training = time.monotonic(), 0.0
     commands, adapter = plan(small), FOLDER / "adapter"
     for name, command in commands.items():

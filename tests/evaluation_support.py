@@ -54,7 +54,7 @@ def strip_time(metrics: dict) -> dict:
     return {name: value for name, value in metrics.items() if name != "seconds"}
 
 
-def command(tiny_model_folder: Path, items: Path, folder: Path, *more: str) -> list[str]:
+def eval_command(tiny_model_folder: Path, items: Path, folder: Path, *more: str) -> list[str]:
     return [
         sys.executable, str(ROOT / "eval.py"), "--model_name_or_path", str(tiny_model_folder), "--items", str(items),
         "--prefill_tokens", *map(str, LENGTHS), "--num_paths", "4", "--max_new_tokens", "24", "--max_benign", "0",

@@ -127,7 +127,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def local(tiny_llama: Any, tiny_tokenizer: Any) -> ModelSampler:
+def tiny_sampler(tiny_llama: Any, tiny_tokenizer: Any) -> ModelSampler:
     return ModelSampler(tiny_llama, tiny_tokenizer, batch_size=16)
 
 

@@ -406,7 +406,9 @@ def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_le
     full = parse("c2_eval", "--config", "recipes/smollm2-135m/c2_eval.yaml")[0]
     assert (before.max_requests < full.max_requests) == (before.num_paths < full.num_paths) == small
     assert after.max_requests == before.max_requests and after.max_benign == before.max_benign
-    assert (training.max_steps < 104) == (objective.retention_rows < 6) == small
+    _, full_objective, full_training, _ = parse("dpo", "--config", "recipes/smollm2-135m/dpo_lora.yaml")
+    assert (training.max_steps < full_training.max_steps) == small
+    assert (objective.retention_rows < full_objective.retention_rows) == small
     assert re.fullmatch(model.lora_target_modules, "model.layers.25.mlp.up_proj")
 
 

@@ -16,7 +16,7 @@ from evaluation_support import (
     LENGTHS,
     NUM_ITEMS,
     SHORT_RESPONSE,
-    command,
+    eval_command,
     make_items,
     rows_of,
     strip_time,
@@ -245,7 +245,7 @@ def in_one_go(tmp_path_factory, tiny_model_folder, items_file) -> tuple[Path, su
     """An evaluation by the script, uninterrupted."""
     folder = tmp_path_factory.mktemp("one-go") / "out"
     done = subprocess.run(
-        command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+        eval_command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, done
@@ -262,7 +262,7 @@ def test_a_run_killed_at_random_moments_writes_the_same_bytes_as_one_in_one_go(
     reached = []
     for moment in moments:
         process = subprocess.Popen(
-            command(tiny_model_folder, items_file, folder),
+            eval_command(tiny_model_folder, items_file, folder),
             env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         generations = folder / "generations.jsonl"
@@ -276,7 +276,7 @@ def test_a_run_killed_at_random_moments_writes_the_same_bytes_as_one_in_one_go(
         process.wait()
         reached.append(generations.read_bytes().count(b"\n"))
     last = subprocess.run(
-        command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+        eval_command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )
     assert last.returncode == 0, last.stderr[-3000:]
     assert reached[0] < num_rows, "the first kill came too late to interrupt anything"
@@ -315,7 +315,7 @@ def test_a_tokenizer_without_a_chat_template_is_one_line_and_exit_status_two(tin
     config.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     done = subprocess.run(
-        command(folder, items_file, tmp_path / "out"), env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+        eval_command(folder, items_file, tmp_path / "out"), env=ENVIRONMENT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.strip()]

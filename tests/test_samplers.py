@@ -11,12 +11,12 @@ from course_correction.samplers import BegunAnswer, ModelSampler, Written
 
 
 def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
-    local: ModelSampler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    begun = begun_answers(local.tokenizer, 4, 3)
-    wanted = local.go_on(begun, GREEDY)
+    begun = begun_answers(tiny_sampler.tokenizer, 4, 3)
+    wanted = tiny_sampler.go_on(begun, GREEDY)
     for shares in (True, False):
-        sampler = ModelSampler(local.model, local.tokenizer, 100, shares)
+        sampler = ModelSampler(tiny_sampler.model, tiny_sampler.tokenizer, 100, shares)
         go_on, sizes = sampler._continue, []
 
         def in_little_memory(batch: list, *arguments: Any, go_on: Any = go_on, sizes: list = sizes) -> Any:
@@ -31,26 +31,25 @@ def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
         assert "Out of memory with 24 rows: going on with at most 12" in capsys.readouterr().err
 
 
-def test_memory_too_small_for_one_row_is_one_line(local: ModelSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = ModelSampler(local.model, local.tokenizer, 100)
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory", UsageError, "Out of memory with a single row"),
+        ("shapes differ", RuntimeError, "shapes differ"),
+    ],
+    ids=["memory too small for one row", "another error"],
+)
+def test_memory_too_small_for_one_row_is_one_line_and_another_error_is_not_taken_for_it(
+    said: str, error: type, words: str, tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = ModelSampler(tiny_sampler.model, tiny_sampler.tokenizer, 100)
 
     def fail(*_: Any) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(said)
 
     monkeypatch.setattr(sampler, "_continue", fail)
-    with pytest.raises(UsageError, match="Out of memory with a single row"):
-        sampler.go_on(begun_answers(local.tokenizer), GREEDY)
-
-
-def test_another_error_is_not_taken_for_lack_of_memory(local: ModelSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = ModelSampler(local.model, local.tokenizer, 100)
-
-    def fail(*_: Any) -> None:
-        raise RuntimeError("shapes differ")
-
-    monkeypatch.setattr(sampler, "_continue", fail)
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        sampler.go_on(begun_answers(local.tokenizer), GREEDY)
+    with pytest.raises(error, match=words):
+        sampler.go_on(begun_answers(tiny_sampler.tokenizer), GREEDY)
 
 
 def test_a_prefill_longer_than_the_model_reads_is_named(tiny_tokenizer: Any) -> None:
@@ -62,16 +61,16 @@ def test_a_prefill_longer_than_the_model_reads_is_named(tiny_tokenizer: Any) -> 
 
 
 def test_where_trunks_cannot_be_shared_it_is_said_and_the_paths_are_the_same(
-    local: ModelSampler, tiny_tokenizer: Any, capsys: pytest.CaptureFixture
+    tiny_sampler: ModelSampler, tiny_tokenizer: Any, capsys: pytest.CaptureFixture
 ) -> None:
     from conftest import build_tiny_model
 
     windowed = ModelSampler(build_tiny_model("mistral", tiny_tokenizer, sliding_window=16), tiny_tokenizer, 16)
     assert "prefixes cannot be shared" in capsys.readouterr().err
     assert len(windowed.go_on(begun_answers(tiny_tokenizer), GREEDY)) == 12
-    apart = ModelSampler(local.model, tiny_tokenizer, 5, share_prefix=False)
+    apart = ModelSampler(tiny_sampler.model, tiny_tokenizer, 5, share_prefix=False)
     begun = begun_answers(tiny_tokenizer)
-    assert apart.go_on(begun, GREEDY) == local.go_on(begun, GREEDY)
-    assert isinstance(local.go_on(begun[:1], GREEDY)[0], Written)
-    assert local.paths_written >= 13 and local.tokens_written > 0
+    assert apart.go_on(begun, GREEDY) == tiny_sampler.go_on(begun, GREEDY)
+    assert isinstance(tiny_sampler.go_on(begun[:1], GREEDY)[0], Written)
+    assert tiny_sampler.paths_written >= 13 and tiny_sampler.tokens_written > 0
     assert render_prompt(tiny_tokenizer, "How?")

@@ -22,13 +22,13 @@ pytestmark = pytest.mark.usefixtures("plain_environment")
 @pytest.mark.parametrize("takes_ids", [True, False])
 @pytest.mark.parametrize("gives_many", [True, False])
 def test_greedy_paths_from_a_server_are_those_of_the_model_here(
-    local: ModelSampler, takes_ids: bool, gives_many: bool, capsys: pytest.CaptureFixture
+    tiny_sampler: ModelSampler, takes_ids: bool, gives_many: bool, capsys: pytest.CaptureFixture
 ) -> None:
-    scripted = Scripted(local, takes_ids, gives_many)
-    begun = begun_answers(local.tokenizer)
-    wanted = local.go_on(begun, GREEDY)
+    scripted = Scripted(tiny_sampler, takes_ids, gives_many)
+    begun = begun_answers(tiny_sampler.tokenizer)
+    wanted = tiny_sampler.go_on(begun, GREEDY)
     with scripted.serve() as url:
-        found = server_sampler(url, local.tokenizer).go_on(begun, GREEDY)
+        found = server_sampler(url, tiny_sampler.tokenizer).go_on(begun, GREEDY)
     assert [(row.text.strip(), row.ended) for row in found] == [(row.text.strip(), row.ended) for row in wanted]
     calls = [call for call in scripted.calls if call["max_tokens"] == 6]
     assert len(calls) == (len(begun) // 2 if gives_many else len(begun))
@@ -38,8 +38,8 @@ def test_greedy_paths_from_a_server_are_those_of_the_model_here(
     assert ("one choice a call" in said) == (not gives_many)
 
 
-def test_a_server_that_reads_ids_as_something_else_is_sent_text(local: ModelSampler) -> None:
-    scripted = Scripted(local)
+def test_a_server_that_reads_ids_as_something_else_is_sent_text(tiny_sampler: ModelSampler) -> None:
+    scripted = Scripted(tiny_sampler)
     honest = scripted.complete
 
     def misread(asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -50,7 +50,7 @@ def test_a_server_that_reads_ids_as_something_else_is_sent_text(local: ModelSamp
 
     scripted.complete = misread
     with scripted.serve() as url:
-        server_sampler(url, local.tokenizer).go_on(begun_answers(local.tokenizer, 1), GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).go_on(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
     assert isinstance(scripted.calls[-1]["prompt"], str)
 
 
@@ -67,14 +67,14 @@ def test_a_bos_that_the_server_adds_is_not_sent(tokenizers: dict[str, Any], tiny
     assert [row.text.strip() for row in found] == [row.text.strip() for row in sampler.go_on(begun, GREEDY)]
 
 
-def test_every_path_has_a_seed_of_its_own_that_depends_on_seed_and_key_alone(local: ModelSampler) -> None:
-    begun = begun_answers(local.tokenizer)
+def test_every_path_has_a_seed_of_its_own_that_depends_on_seed_and_key_alone(tiny_sampler: ModelSampler) -> None:
+    begun = begun_answers(tiny_sampler.tokenizer)
     sampling = SamplingSettings(max_new_tokens=5, temperature=1.0, top_p=1.0, seed=4)
     found = []
     for order in (begun, begun[::-1]):
-        scripted = Scripted(local, gives_many=False)
+        scripted = Scripted(tiny_sampler, gives_many=False)
         with scripted.serve() as url:
-            server_sampler(url, local.tokenizer).go_on(order, sampling)
+            server_sampler(url, tiny_sampler.tokenizer).go_on(order, sampling)
         found.append({call["seed"] for call in scripted.calls if call["max_tokens"] == 5})
     assert found[0] == found[1] and len(found[0]) == len(begun)
 
@@ -95,61 +95,63 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_faults_that_pass_change_no_path(local: ModelSampler, name: str) -> None:
-    begun = begun_answers(local.tokenizer)
-    scripted = Scripted(local)
+def test_faults_that_pass_change_no_path(tiny_sampler: ModelSampler, name: str) -> None:
+    begun = begun_answers(tiny_sampler.tokenizer)
+    scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS[name] if number > 1 and number % 2 == 0 else None
     with scripted.serve() as url:
-        found = server_sampler(url, local.tokenizer, max_retries=8).go_on(begun, GREEDY)
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in local.go_on(begun, GREEDY)]
+        found = server_sampler(url, tiny_sampler.tokenizer, max_retries=8).go_on(begun, GREEDY)
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.go_on(begun, GREEDY)]
 
 
-def test_a_slow_answer_is_given_up_and_asked_for_again(local: ModelSampler) -> None:
-    begun = begun_answers(local.tokenizer, 1, 1)
-    scripted = Scripted(local)
+def test_a_slow_answer_is_given_up_and_asked_for_again(tiny_sampler: ModelSampler) -> None:
+    begun = begun_answers(tiny_sampler.tokenizer, 1, 1)
+    scripted = Scripted(tiny_sampler)
 
     def dawdle(number: int) -> None:
         time.sleep(1.0 if number == 2 else 0.0)
 
     scripted.fault = dawdle
     with scripted.serve() as url:
-        found = server_sampler(url, local.tokenizer, timeout_s=0.3).go_on(begun, GREEDY)
+        found = server_sampler(url, tiny_sampler.tokenizer, timeout_s=0.3).go_on(begun, GREEDY)
     assert len(scripted.calls) > 2
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in local.go_on(begun, GREEDY)]
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.go_on(begun, GREEDY)]
 
 
 @pytest.mark.parametrize("name", ["500", "dropped connections", "garbage"])
-def test_a_fault_that_stays_ends_in_one_line_without_any_text(local: ModelSampler, name: str) -> None:
-    scripted = Scripted(local)
+def test_a_fault_that_stays_ends_in_one_line_without_any_text(tiny_sampler: ModelSampler, name: str) -> None:
+    scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS[name] if number > 3 else None
-    begun = begun_answers(local.tokenizer)
+    begun = begun_answers(tiny_sampler.tokenizer)
     with scripted.serve() as url, pytest.raises(UsageError) as caught:
-        server_sampler(url, local.tokenizer, max_retries=2).go_on(begun, GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer, max_retries=2).go_on(begun, GREEDY)
     message = str(caught.value)
     assert "What is finished is kept" in message and "\n" not in message
     assert not any(row.request[:20] in message for row in begun)
 
 
-def test_retry_after_is_honoured(local: ModelSampler) -> None:
+def test_retry_after_is_honoured(tiny_sampler: ModelSampler) -> None:
     times: list[float] = []
 
     def fault(number: int) -> Any:
         times.append(time.monotonic())
         return (429, "{}", {"Retry-After": "0.4"}) if number == 2 else None
 
-    scripted = Scripted(local)
+    scripted = Scripted(tiny_sampler)
     scripted.fault = fault
     with scripted.serve() as url:
-        server_sampler(url, local.tokenizer, max_parallel=1).go_on(begun_answers(local.tokenizer, 1, 1)[:1], GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer, max_parallel=1).go_on(
+            begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY
+        )
     assert times[2] - times[1] >= 0.4
 
 
-def test_no_more_calls_run_at_once_than_allowed_and_fewer_when_the_server_is_busy(local: ModelSampler) -> None:
-    scripted = Scripted(local, gives_many=False)
+def test_no_more_calls_run_at_once_than_allowed_and_fewer_when_the_server_is_busy(tiny_sampler: ModelSampler) -> None:
+    scripted = Scripted(tiny_sampler, gives_many=False)
     scripted.delay_s = 0.02
-    begun = begun_answers(local.tokenizer, 4, 4)
+    begun = begun_answers(tiny_sampler.tokenizer, 4, 4)
     with scripted.serve() as url:
-        sampler = server_sampler(url, local.tokenizer, max_parallel=4, max_retries=9)
+        sampler = server_sampler(url, tiny_sampler.tokenizer, max_parallel=4, max_retries=9)
         sampler.go_on(begun, GREEDY)
         assert 2 <= scripted.most_at_once <= 4
         scripted.fault = lambda number: (429, "{}", {}) if scripted.running > 1 else None
@@ -157,20 +159,20 @@ def test_no_more_calls_run_at_once_than_allowed_and_fewer_when_the_server_is_bus
         assert sampler.server._allowed < 4
 
 
-def test_a_call_that_cannot_succeed_is_not_tried_again(local: ModelSampler) -> None:
-    scripted = Scripted(local)
+def test_a_call_that_cannot_succeed_is_not_tried_again(tiny_sampler: ModelSampler) -> None:
+    scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: (422, '{"error": {"message": "no"}}', {}) if number > 1 else None
     with scripted.serve() as url, pytest.raises(UsageError, match="http 422"):
-        server_sampler(url, local.tokenizer).go_on(begun_answers(local.tokenizer, 1, 1)[:1], GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).go_on(begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY)
     assert len(scripted.calls) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refused_key_or_model_is_one_line(local: ModelSampler, status: int) -> None:
-    scripted = Scripted(local)
+def test_a_refused_key_or_model_is_one_line(tiny_sampler: ModelSampler, status: int) -> None:
+    scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: (status, '{"error": {"message": "no"}}', {})
     with scripted.serve() as url, pytest.raises(UsageError, match="refuses 'm' or OPENAI_API_KEY"):
-        server_sampler(url, local.tokenizer).go_on(begun_answers(local.tokenizer, 1), GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).go_on(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
     assert len(scripted.calls) == 1
 
 
@@ -184,8 +186,8 @@ def test_a_server_that_is_not_there_is_said_so_within_seconds(tiny_tokenizer: An
     assert time.monotonic() - start < 10
 
 
-def test_a_call_that_failed_for_good_says_why_in_short(local: ModelSampler) -> None:
-    scripted = Scripted(local)
+def test_a_call_that_failed_for_good_says_why_in_short(tiny_sampler: ModelSampler) -> None:
+    scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS["503"]
     with scripted.serve() as url, pytest.raises(ServerError, match="http 503"):
         server = Server(url, "sampling", "--server_url", backoff_s=0.01, max_retries=1)
@@ -197,7 +199,7 @@ def test_a_call_that_failed_for_good_says_why_in_short(local: ModelSampler) -> N
 
 
 def test_an_evaluation_by_a_server_has_the_rows_of_one_here(
-    local: ModelSampler, tiny_model_folder: Path, tmp_path: Path
+    tiny_sampler: ModelSampler, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     from eval import EvaluationSettings, evaluate
 
@@ -207,7 +209,7 @@ def test_an_evaluation_by_a_server_has_the_rows_of_one_here(
         return EvaluationSettings(**values | {"output_dir": str(tmp_path / name)} | changes)
 
     evaluate(settings("here"))
-    with Scripted(local).serve() as url:
+    with Scripted(tiny_sampler).serve() as url:
         metrics = evaluate(settings("server", backend="openai", server_url=url, server_model="m", requests_per_unit=1))
     assert "benign_kl" not in metrics and metrics["over_refusal"]["value"] >= 0
     for name in ("generations.jsonl", "benign_answers.jsonl"):
@@ -217,7 +219,9 @@ def test_an_evaluation_by_a_server_has_the_rows_of_one_here(
         assert here == there
 
 
-def test_synthesis_by_a_server_goes_on_where_it_failed(local: ModelSampler, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_synthesis_by_a_server_goes_on_where_it_failed(
+    tiny_sampler: ModelSampler, tiny_model_folder: Path, tmp_path: Path
+) -> None:
     from c2_syn import SynthesisSettings, synthesize
 
     def settings(name: str, url: str) -> SynthesisSettings:
@@ -226,7 +230,7 @@ def test_synthesis_by_a_server_goes_on_where_it_failed(local: ModelSampler, tiny
             requests_per_unit=1, max_new_tokens=5, output_dir=str(tmp_path / name),
         )  # fmt: skip
 
-    scripted = Scripted(local)
+    scripted = Scripted(tiny_sampler)
     scripted.delay_s = 0.01
     with scripted.serve() as url:
         whole = synthesize(settings("whole", url)).read_bytes()
