@@ -236,9 +236,9 @@ def main() -> None:
         # TRL's settings take seconds to import, so --help shows this project's and names theirs.
         import argparse
 
-        from transformers.hf_argparser import HfArgumentParser
+        from trl import TrlParser
 
-        HfArgumentParser(
+        TrlParser(
             [TrainingData, ObjectiveSettings],
             description=__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -75,11 +74,9 @@ def assert_one_line_error(done: subprocess.CompletedProcess) -> str:
 def test_help_answers_in_under_two_seconds_and_loads_no_heavy_library(script):
     seconds = []
     for _ in range(3):
-        # What the process computes: what a clock on the wall says is also what else the machine does.
-        start = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.monotonic()
         done = run(script, "--help")
-        end = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(end.ru_utime - start.ru_utime + end.ru_stime - start.ru_stime)
+        seconds.append(time.monotonic() - start)
         assert done.returncode == 0, done.stderr[-2000:]
         if seconds[-1] < 2:
             break
@@ -87,7 +84,7 @@ def test_help_answers_in_under_two_seconds_and_loads_no_heavy_library(script):
     assert "--config" in done.stdout
     assert "Traceback" not in done.stderr
     loaded = set(re.findall(r"\| +([a-z_]\w*)", run("-X", "importtime", script, "--help").stderr))
-    heavy = {"torch", "peft", "datasets", "accelerate", "pandas", "matplotlib", "lm_eval"}
+    heavy = {"torch", "peft", "datasets", "accelerate", "transformers", "pandas", "matplotlib", "lm_eval"}
     assert "argparse" in loaded and not loaded & heavy
 
 
