@@ -219,3 +219,10 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows as JSONL and return the path."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def read_parquet(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a folder's Parquet files, in the files' order."""
+    import pyarrow.parquet as parquet
+
+    return [row for path in sorted(folder.glob("*.parquet")) for row in parquet.read_table(path).to_pylist()]

@@ -1,18 +1,22 @@
-"""Fixtures and helpers of the tests of C²-Eval: its items, settings of a small evaluation, an adapter."""
+"""Fixtures and helpers of the tests of C²-Eval: items, settings and paths of a small one, verdicts by hand, an adapter."""
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, read_data, write_rows
 
+from course_correction.metrics import PathVerdict
 from course_correction.run_files import read_jsonl
-from eval import EvaluationSettings
+from eval import EvaluationSettings, evaluate
 
 NUM_ITEMS = 16
 SHORT_RESPONSE = "Just take it."
 LENGTHS = [5, 12, 20]
+PREFILL_TOKENS = [5, 12]
+Paths = dict[tuple[str, int, int], str]
 
 
 def make_items(count: int) -> list[dict]:
@@ -50,6 +54,14 @@ def rows_of(folder, name: str = "generations.jsonl") -> list[dict]:
     return list(read_jsonl(Path(folder) / name))
 
 
+def run_eval_py(folder: Path, model: Any, **changes: Any) -> tuple[Paths, dict[str, Any]]:
+    """Return eval.py's continuations by request_id, k and path, and its metrics."""
+    values = {"prefill_tokens": PREFILL_TOKENS, "max_benign": 0, "max_unscored": 1.0, "output_dir": str(folder)}
+    metrics = evaluate(EvaluationSettings(model_name_or_path=str(model), **values | changes))
+    rows = [row for row in read_jsonl(folder / "generations.jsonl") if not row.get("too_short")]
+    return {(row["request_id"], row["prefill_tokens"], row["path"]): row["continuation"] for row in rows}, metrics
+
+
 def strip_time(metrics: dict) -> dict:
     return {name: value for name, value in metrics.items() if name != "seconds"}
 
@@ -63,6 +75,26 @@ def eval_command(tiny_model_folder: Path, items: Path, folder: Path, *more: str)
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
+
+
+def verdicts_of(table: dict[tuple[str, int], list[bool | None]], clusters: dict[str, str] | None = None):
+    """Return one verdict for each value of a {(request_id, k): [corrected, ...]} table."""
+    return [
+        PathVerdict((clusters or {}).get(request_id, request_id), request_id, length, corrected)
+        for (request_id, length), values in table.items()
+        for corrected in values
+    ]
+
+
+# Worked by hand. k=10: a 1/2, b 1/4, c 1 -> 7/12. k=20: a 0, b 1 (one unscored), c 0/0 -> 1/2. Mean: 13/24.
+BY_HAND = {
+    ("a", 10): [True, False],
+    ("b", 10): [True, False, False, False],
+    ("c", 10): [True],
+    ("a", 20): [False, False],
+    ("b", 20): [True, None],
+    ("c", 20): [None, None],
+}
 
 
 def save_adapter(tiny_model_folder: Path, folder: Path, seed: int) -> Path:

@@ -1,144 +1,25 @@
-"""The routes of a loopback Hub: what each request means for its repositories. Knows nothing of sockets."""
+"""What each request to a loopback Hub means for its repositories, but for their files. Knows nothing of sockets."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from tests.loopback_repos import (
-    ORGANISATION,
-    TOKENS,
-    Commit,
-    Entry,
-    HubError,
-    Repo,
-    Repositories,
-    User,
-    comment_data,
-    new_event,
-    upload_mode,
-)
-
-_ID = r"(?P<id>[^/]+(?:/[^/]+)?)"
-_REPO = rf"/api/(?P<kind>models|datasets|spaces)/{_ID}"
-_GIT = rf"/(?:(?P<kind>datasets|spaces)/)?{_ID}"
-_REVISION = r"(?P<revision>refs/(?:pr|heads|tags)/[^/]+|[^/]+)"
-_NUMBER = r"/discussions/(?P<number>\d+)"
-ROUTES = [
-    (method, re.compile(pattern), name)
-    for method, pattern, name in [
-        ("POST", r"/api/repos/create", "create_repo"),
-        ("DELETE", r"/api/repos/delete", "delete_repo"),
-        ("GET", r"/api/whoami-v2", "whoami"),
-        ("POST", r"/api/validate-yaml", "validate_yaml"),
-        ("PUT", rf"{_REPO}/settings", "update_settings"),
-        ("GET", rf"{_REPO}/auth-check(?P<write>/write)?", "auth_check"),
-        ("GET", rf"{_REPO}/refs", "list_refs"),
-        ("GET", rf"{_REPO}/tree/{_REVISION}(?:/(?P<path>.*))?", "list_tree"),
-        ("POST", rf"{_REPO}/paths-info/{_REVISION}", "paths_info"),
-        ("GET", rf"{_REPO}/commits/{_REVISION}", "list_commits"),
-        ("POST", rf"{_REPO}/preupload/{_REVISION}", "preupload"),
-        ("POST", rf"{_REPO}/commit/{_REVISION}", "commit"),
-        ("POST", rf"{_REPO}/branch/(?P<name>[^/]+)", "create_branch"),
-        ("DELETE", rf"{_REPO}/branch/(?P<name>[^/]+)", "delete_branch"),
-        ("POST", rf"{_REPO}/tag/{_REVISION}", "create_tag"),
-        ("DELETE", rf"{_REPO}/tag/(?P<name>[^/]+)", "delete_tag"),
-        ("GET", rf"{_REPO}/discussions", "list_discussions"),
-        ("POST", rf"{_REPO}/discussions", "create_discussion"),
-        ("GET", rf"{_REPO}{_NUMBER}", "discussion_details"),
-        ("POST", rf"{_REPO}{_NUMBER}/(?P<change>comment|status|title)", "change_discussion"),
-        ("POST", rf"{_REPO}{_NUMBER}/merge", "merge_pull_request"),
-        ("GET", rf"{_REPO}(?:/revision/{_REVISION})?", "repo_info"),
-        ("POST", rf"{_GIT}\.git/info/lfs/objects/batch", "lfs_batch"),
-        ("POST", rf"{_GIT}\.git/info/lfs/objects/verify", "lfs_verify"),
-        ("PUT", r"/lfs-upload/(?P<oid>[0-9a-f]{64})", "lfs_upload"),
-        ("GET", rf"{_GIT}/resolve/{_REVISION}/(?P<path>.+)", "resolve"),
-    ]
-]
+from tests.loopback_records import ORGANISATION, Commit, Entry, HubError, Repo, comment_data, new_event
+from tests.loopback_requests import ROUTES, Answer, Body, Call, user_of
+from tests.loopback_transfers import Transfers
 
 
-@dataclass(frozen=True)
-class Body:
-    """A request's body on disk, with its SHA-256."""
-
-    path: Path
-    sha256: str
-
-    def read_json(self) -> Any:
-        """Return the value of a JSON body, `{}` of an empty one."""
-        try:
-            return json.loads(self.path.read_bytes() or b"{}")
-        except ValueError as error:
-            raise HubError(400, None, f"The body is not JSON: {error}") from error
-
-    def read_lines(self) -> Iterator[Any]:
-        """Yield the values of a newline-delimited JSON body, one in memory at a time."""
-        with self.path.open("rb") as lines:
-            for line in lines:
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise HubError(400, None, f"A line of the body is not JSON: {error}") from error
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request that found its route: `part` holds the route's groups, decoded."""
-
-    user: User
-    part: dict[str, str]
-    query: dict[str, list[str]]
-    body: Body
-
-    @property
-    def kind(self) -> str:
-        """The repository's type: model, dataset or space."""
-        return self.part.get("kind", "models").removesuffix("s")
-
-    @property
-    def address(self) -> tuple[str, str, User]:
-        """What the repositories are asked for."""
-        return self.kind, self.part["id"], self.user
-
-    @property
-    def revision(self) -> str:
-        """The revision of the route, main where it has none."""
-        return self.part.get("revision", "main")
-
-    def asks(self, name: str) -> bool:
-        """Whether a flag of the query is set."""
-        return self.query.get(name, ["0"])[-1].lower() in ("1", "true")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response: JSON, or a part of a file."""
-
-    status: int = 200
-    value: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
-    file: Path | None = None
-    span: tuple[int, int] = (0, 0)
-
-
-class Api:
+class Api(Transfers):
     """The routes, by name: each returns a JSON value or an `Answer`, or raises `HubError`. Callers hold a lock."""
-
-    def __init__(self, repositories: Repositories, url: str) -> None:
-        """Serve repositories whose own links begin with `url`."""
-        self.repos = repositories
-        self.url = url
-        self.promised: set[tuple[str, int]] = set()
 
     def answer(self, line: str, query: str, authorization: str | None, body: Body) -> Answer | None:
         """Return the answer to `METHOD /path`, or nothing where no route fits."""
         method, path = line.split(" ", 1)
         try:
-            user = _user_of(authorization)
+            user = user_of(authorization)
             for route_method, pattern, name in ROUTES:
                 match = pattern.fullmatch(path)
                 if match and method.replace("HEAD", "GET") == route_method:
@@ -149,10 +30,6 @@ class Api:
             headers = {"X-Error-Code": error.code} if error.code else {}
             return Answer(error.status, {"error": str(error)}, {**headers, "X-Error-Message": str(error), **error.headers})
         return None
-
-    def _web(self, repo: Repo) -> str:
-        prefix = "" if repo.kind == "model" else f"{repo.kind}s/"
-        return f"{self.url}/{prefix}{repo.id}"
 
     def whoami(self, call: Call) -> Any:
         if not call.user.name:
@@ -266,53 +143,6 @@ class Api:
             for c in repo.history(repo.head(call.revision))
         ]
 
-    def preupload(self, call: Call) -> Any:
-        contributes = call.asks("create_pr") or call.revision.startswith("refs/pr/")
-        repo = (self.repos.for_contributing if contributes else self.repos.for_writing)(*call.address)
-        files = repo.head(call.revision).files
-        told = []
-        for asked in call.body.read_json()["files"]:
-            path, old = asked["path"], files.get(asked["path"])
-            mode = upload_mode(path, asked["size"])
-            told.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": old and old.etag})
-        return {"files": told, "commitOid": repo.head(call.revision).id}
-
-    def lfs_batch(self, call: Call) -> Any:
-        repo = self.repos.for_contributing(*call.address)
-        told = []
-        for wanted in call.body.read_json()["objects"]:
-            oid, size = wanted["oid"], wanted["size"]
-            told.append({"oid": oid, "size": size})
-            if not self.repos.blob(oid).exists():
-                self.promised.add((oid, size))
-                upload = {"href": f"{self.url}/lfs-upload/{oid}?size={size}"}
-                verify = {"href": f"{self._web(repo)}.git/info/lfs/objects/verify"}
-                told[-1]["actions"] = {"upload": upload, "verify": verify}
-        return {"transfer": "basic", "objects": told}
-
-    def lfs_upload(self, call: Call) -> Any:
-        oid, size = call.part["oid"], int(call.query.get("size", ["-1"])[0])
-        if (oid, size) not in self.promised:
-            raise HubError(403, None, "This upload was not announced by a batch.")
-        if (call.body.sha256, call.body.path.stat().st_size) != (oid, size):
-            raise HubError(400, None, f"The content's SHA-256 is {call.body.sha256}, not {oid}, or its size is not {size}")
-        call.body.path.replace(self.repos.blob(oid))
-        return {}
-
-    def lfs_verify(self, call: Call) -> Any:
-        asked = call.body.read_json()
-        blob = self.repos.blob(asked["oid"])
-        if not blob.exists() or blob.stat().st_size != asked["size"]:
-            raise HubError(404, None, f"No such LFS object: {asked['oid']}")
-        return {}
-
-    def commit(self, call: Call) -> Any:
-        repo = self.repos.find(*call.address)
-        operations = call.body.read_lines()
-        repo, commit, number = self.repos.commit(repo, call.revision, call.user, operations, call.asks("create_pr"))
-        told = {"success": True, "commitOid": commit.id, "commitUrl": f"{self._web(repo)}/commit/{commit.id}"}
-        return told | ({"pullRequestUrl": f"{self._web(repo)}/discussions/{number}"} if number else {})
-
     def create_branch(self, call: Call) -> Any:
         repo, name = self.repos.for_writing(*call.address), call.part["name"]
         if name.startswith("refs/"):
@@ -395,26 +225,6 @@ class Api:
     def merge_pull_request(self, call: Call) -> Any:
         self.repos.merge(self.repos.for_writing(*call.address), int(call.part["number"]), call.user)
         return {}
-
-    def resolve(self, call: Call) -> Answer:
-        repo = self.repos.for_reading(*call.address)
-        commit = repo.head(call.revision)
-        path = call.part["path"]
-        entry = commit.files.get(path)
-        headers = {"X-Repo-Commit": commit.id, "Accept-Ranges": "bytes"}
-        if entry is None:
-            raise HubError(404, "EntryNotFound", f"{path} does not exist on {call.revision}", **headers)
-        headers |= {"ETag": f'"{entry.etag}"', "Content-Type": "application/octet-stream"}
-        if entry.lfs:
-            headers |= {"X-Linked-Etag": f'"{entry.etag}"', "X-Linked-Size": str(entry.size)}
-        return Answer(headers=headers, file=self.repos.blob(entry.sha256), span=(0, entry.size))
-
-
-def _user_of(authorization: str | None) -> User:
-    token = (authorization or "").removeprefix("Bearer ").strip()
-    if token and token not in TOKENS:
-        raise HubError(401, None, "Invalid credentials in Authorization header")
-    return TOKENS.get(token, User())
 
 
 def tree_entries(commit: Commit) -> dict[str, Entry | str]:

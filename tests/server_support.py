@@ -1,4 +1,4 @@
-"""A completions server with faults as asked for, and `transformers serve`: what the tests of sampling share."""
+"""What the tests of sampling share: an answer to begin, a server with faults as asked for, and `transformers serve`."""
 
 import json
 import os
@@ -23,6 +23,8 @@ from course_correction.samplers import BegunAnswer, ModelSampler
 from course_correction.server import Server
 from course_correction.server_sampler import ServerSampler
 
+REQUEST = read_data("requests_eval")[0]["request"]
+ANSWER = read_data("requests_eval")[0]["full_harmful_response"]
 GREEDY = SamplingSettings(max_new_tokens=6, temperature=0)
 
 

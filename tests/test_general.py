@@ -5,53 +5,19 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, read_data, write_rows
+from conftest import ROOT, read_data
+from suites_support import Suite, read_general_rows
+from suites_support import suite as suite
 
 from course_correction import general_suite, harness
-from course_correction.evaluation import Evaluation
-from course_correction.general_suite import GeneralSettings
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError, read_jsonl
-from course_correction.suites import check_suite, measure_suite, run_suite
-from eval import EvaluationSettings
+from course_correction.run_files import UsageError
 
 QUESTIONS = read_data("general_questions")
 TASKS = ["c2_general_questions", "c2_general_perplexity"]
-
-
-Suite = Callable[..., dict[str, Any]]
-
-
-def _evaluation(folder: Path, model: Any, **changes: Any) -> Evaluation:
-    values = {"model_name_or_path": str(model), "output_dir": str(folder), "general_limit": 6, "dtype": "float32"}
-    settings = EvaluationSettings(**values | changes)
-    settings.check_general()
-    return Evaluation(settings)
-
-
-@pytest.fixture
-def suite(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """Runs the suite on the tiny model into a folder by its name and returns its part of metrics.json."""
-    pytest.importorskip("lm_eval")
-    # What it finds out about the machine by pip, lscpu and the like takes most of so small a run.
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda _: None)
-
-    def run(name: str = "run", model: Any = tiny_model_folder, **changes: Any) -> dict[str, Any]:
-        evaluation = _evaluation(tmp_path / name, model, **changes)
-        check_suite("general", evaluation)
-        run_suite("general", evaluation, Ranks.alone())
-        return measure_suite("general", evaluation, None)
-
-    return run
-
-
-def _rows(folder: Path) -> dict[str, dict[str, Any]]:
-    return {row["request_id"]: row for row in read_jsonl(folder / "general.jsonl")}
 
 
 # The questions
@@ -86,53 +52,6 @@ def test_the_length_of_a_choice_does_not_betray_the_answer() -> None:
     assert longest / len(QUESTIONS) <= 0.4 and shortest / len(QUESTIONS) <= 0.4
 
 
-# EvaluationSettings
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"general_tasks": []},
-        {"general_tasks": ["c2_general", "c2_general"]},
-        {"general_limit": 0},
-        {"general_num_fewshot": -1},
-        {"general_batch_size": 0},
-    ],
-)
-def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=next(iter(changes))):
-        GeneralSettings(**changes).check_general()
-
-
-def test_a_missing_harness_is_one_line_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path, tmp_path: Path
-) -> None:
-    def missing(name: str) -> str:
-        raise harness.PackageNotFoundError(name)
-
-    monkeypatch.setattr(harness, "version", missing)
-    with pytest.raises(UsageError, match=r"pip install -e '\.\[lm-eval\]'") as caught:
-        check_suite("general", _evaluation(tmp_path, tiny_model_folder))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_model_behind_a_server_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
-    server = {"backend": "openai", "server_url": "http://localhost:1/v1"}
-    with pytest.raises(UsageError, match="backend is openai"):
-        check_suite("general", _evaluation(tmp_path, tiny_model_folder, **server))
-
-
-def test_an_unknown_task_is_refused_with_the_nearest_name(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("lm_eval")
-    # The harness's own thousands take seconds to read.
-    monkeypatch.setattr(harness, "_manager_for", lambda _: harness._task_manager(False))
-    with pytest.raises(UsageError, match=r"c2_genral is no task .* did you mean c2_general\?") as caught:
-        check_suite("general", _evaluation(tmp_path, tiny_model_folder, general_tasks=["c2_genral"]))
-    assert "\n" not in str(caught.value)
-
-
 # Running
 
 
@@ -160,7 +79,7 @@ def test_the_suite_gives_what_a_direct_call_of_the_harness_gives(
     for entry in (questions, perplexity):
         assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
     assert found["versions"] == {"lm_eval": harness.harness_version()} and not found["groups"]
-    rows = _rows(tmp_path / "run")
+    rows = read_general_rows(tmp_path / "run")
     # Numbers only: what a task asks may be harmful.
     assert not any(row["question"] in str(rows) for row in QUESTIONS)
     assert [sample["correct"] for sample in rows[TASKS[0]]["samples"]] == [
@@ -188,7 +107,7 @@ def test_accuracy_and_perplexity_are_those_of_plain_log_likelihoods(
         turns = [{"role": "user", "content": text}]
         return tiny_tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
-    for row, sample in zip(QUESTIONS[:5], _rows(tmp_path / "run")[TASKS[0]]["samples"], strict=True):
+    for row, sample in zip(QUESTIONS[:5], read_general_rows(tmp_path / "run")[TASKS[0]]["samples"], strict=True):
         prompt = f"Question: {row['question']}\nAnswer:"
         prompt, space = (rendered(prompt), "") if chat_template else (prompt, " ")
         choices = [log_likelihood(prompt, space + choice) for choice in row["choices"]]
@@ -214,7 +133,7 @@ def test_a_run_killed_after_a_task_goes_on_to_the_same_bytes(
     monkeypatch.setattr(general_suite, "run_task", killed)
     with pytest.raises(KeyboardInterrupt):
         suite("cut")
-    assert list(_rows(tmp_path / "cut")) == TASKS[:1]
+    assert list(read_general_rows(tmp_path / "cut")) == TASKS[:1]
     done.clear()
     assert suite("cut") == whole and done == TASKS[1:]
     assert (tmp_path / "cut" / "general.jsonl").read_bytes() == (tmp_path / "whole" / "general.jsonl").read_bytes()
@@ -247,7 +166,7 @@ def test_a_baseline_that_was_asked_otherwise_is_refused(suite: Suite, tmp_path: 
 def test_worked_examples_are_put_before_the_questions_and_not_before_the_answers(suite: Suite, tmp_path: Path) -> None:
     suite("none", general_limit=12)
     suite("two", general_limit=12, general_num_fewshot=2)
-    (none, same), (two, again) = ([_rows(tmp_path / name)[task] for task in TASKS] for name in ("none", "two"))
+    (none, same), (two, again) = ([read_general_rows(tmp_path / name)[task] for task in TASKS] for name in ("none", "two"))
     assert none["samples"] != two["samples"] and same == again
 
 
@@ -277,77 +196,6 @@ def test_a_group_averages_over_all_examples_of_its_tasks() -> None:
     assert general_suite._difference(rows["both"], rows["both"], 0)["value"] == 0
 
 
-@pytest.fixture
-def own_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Gives the harness a task `own` of some YAML, with ten questions of words and a yes or no."""
-    rows = write_rows(tmp_path / "own.jsonl", [{"q": f"Say {n}.", "a": str(n), "yes": n % 2} for n in range(10)])
-    folder = tmp_path / "tasks"
-    folder.mkdir()
-
-    def write(text: str) -> None:
-        head = f"""task: own
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {rows}
-  cache_dir: {tmp_path / "cache"}
-test_split: test
-doc_to_text: q
-"""
-        (folder / "own.yaml").write_text(head + text)
-
-    monkeypatch.setattr(harness, "TASKS_FOLDER", folder)
-    harness._task_manager.cache_clear()
-    harness.check_tasks.cache_clear()
-    yield write
-    harness._task_manager.cache_clear()
-    harness.check_tasks.cache_clear()
-
-
-def test_tasks_that_generate_are_run_too(suite: Suite, own_task: Callable[[str], None], tmp_path: Path) -> None:
-    own_task("""output_type: generate_until
-doc_to_target: a
-generation_kwargs: {until: ["<stop>"], max_gen_toks: 3}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-""")
-    entry = suite(general_tasks=["own"])["tasks"]["own"]
-    assert (entry["metric"], entry["count"], entry["value"]) == ("exact_match", 6, 0.0)
-    assert all(sample["correct"] is False for sample in _rows(tmp_path / "run")["own"]["samples"])
-
-
-@pytest.mark.filterwarnings("ignore:F-score")
-def test_a_metric_that_examples_do_not_make_up_has_the_harness_s_interval_and_no_difference(
-    suite: Suite, own_task: Callable[[str], None], tmp_path: Path
-) -> None:
-    own_task(
-        """output_type: multiple_choice
-doc_to_target: yes
-doc_to_choice: ["no", "yes"]
-metric_list: [{metric: f1, aggregation: f1, higher_is_better: true}]
-""".replace("target: yes", "target: '{{yes}}'")
-    )
-    entry = suite(general_tasks=["own"])["tasks"]["own"]
-    assert entry["metric"] == "f1" and 0 <= entry["value"] <= 1 and entry["count"] == 6
-    assert entry["ci95"] == [entry["value"] - 1.96 * entry["stderr"], entry["value"] + 1.96 * entry["stderr"]]
-    row = _rows(tmp_path / "run")["own"]
-    assert general_suite._difference(row, row, seed=0) is None
-
-
-def test_a_task_that_executes_what_the_model_writes_is_refused(suite: Suite, own_task: Callable[[str], None]) -> None:
-    own_task("output_type: generate_until\ndoc_to_target: a\nunsafe_code: true\n")
-    with pytest.raises(UsageError, match="own executes code"):
-        suite(general_tasks=["own"])
-
-
-def test_data_that_cannot_be_had_are_missed_before_any_work(suite: Suite, own_task: Callable[[str], None]) -> None:
-    own_task(
-        "output_type: generate_until\ndoc_to_target: a\ndataset_path: /nowhere\n".replace("dataset_path", "dataset_name")
-    )
-    with pytest.raises(UsageError, match="own cannot be loaded") as caught:
-        suite(general_tasks=["own"])
-    assert "\n" not in str(caught.value)
-
-
 def test_an_adapter_counts(suite: Suite, tiny_llama: Any, tmp_path: Path) -> None:
     import copy
 
@@ -371,9 +219,9 @@ def test_two_processes_share_the_tasks_and_write_the_bytes_of_one(
     script = tmp_path / "share.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from test_general import Ranks, _evaluation, run_suite\n"
+        "from suites_support import Ranks, general_evaluation, run_suite\n"
         "ranks = Ranks()\n"
-        f"run_suite('general', _evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
+        f"run_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
         "ranks.part()\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Laws of prefills and of going on after them."""
+"""Laws of going on after prefills: greedily as the library's own generate does, sampled by a row's own numbers alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from conftest import FAMILIES, ChatFamily, build_tiny_model, read_data
+from conftest import build_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from server_support import ANSWER
 
 from course_correction.generation import (
     Continuation,
@@ -20,24 +21,15 @@ from course_correction.generation import (
     end_token_ids,
     grow_tree,
     path_uniforms,
-    sample_tokens,
 )
-from course_correction.prefills import decode_continuation, encode_answer, render_prompt
-from course_correction.run_files import UsageError
+from course_correction.prefills import encode_answer, render_prompt
 from course_correction.shared_prefix import shares_prefixes
 
-REQUEST = read_data("requests_eval")[0]["request"]
-ANSWER = read_data("requests_eval")[0]["full_harmful_response"]
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral")
 GREEDY = SamplingSettings(max_new_tokens=10, temperature=0)
 SAMPLED = SamplingSettings(max_new_tokens=10, temperature=0.8, top_p=0.7, seed=5)
 # Distinct and repeated lengths; the last one is the whole trunk.
 FORK_LENGTHS = (41, 50, 50, 61, 75, 75, 90)
-
-
-@pytest.fixture(params=FAMILIES, scope="module")
-def family(request: pytest.FixtureRequest, tokenizers: dict[str, Any]) -> tuple[ChatFamily, Any]:
-    return FAMILIES[request.param], tokenizers[request.param]
 
 
 @pytest.fixture(params=ARCHITECTURES, scope="module")
@@ -77,110 +69,6 @@ def continue_forks(
 
 def _draw_keys(count: int) -> list[str]:
     return [f"request\x1f{number}" for number in range(count)]
-
-
-# Prefills
-
-
-@pytest.mark.parametrize("prefill_tokens", [1, 10, 40, 80])
-def test_no_end_of_turn_token_stands_between_prefill_and_continuation(
-    family: tuple[ChatFamily, Any], prefill_tokens: int
-) -> None:
-    chat, tokenizer = family
-    prompt = render_prompt(tokenizer, REQUEST)
-    prefill = prompt + encode_answer(tokenizer, ANSWER)[:prefill_tokens]
-    assert len(prefill) == len(prompt) + prefill_tokens
-    end_of_turn = tokenizer.convert_tokens_to_ids(chat.end_of_turn)
-    assert end_of_turn not in prefill[len(prompt) :]
-    text = tokenizer.decode(prefill)
-    tail = text[text.index(REQUEST) + len(REQUEST) :]
-    assert tail.startswith(chat.user_turn_end)
-    assert tail.count(chat.assistant_header) == 1
-    assert tail.count(chat.end_of_turn) == chat.user_turn_end.count(chat.end_of_turn)
-    answer_begun = tail.split(chat.assistant_header)[1].lstrip()
-    assert answer_begun and ANSWER.startswith(answer_begun)
-
-
-def test_a_prefill_begins_with_exactly_one_bos(family: tuple[ChatFamily, Any]) -> None:
-    chat, tokenizer = family
-    prefill = render_prompt(tokenizer, REQUEST) + encode_answer(tokenizer, ANSWER)
-    if chat.bos_token:
-        bos = tokenizer.convert_tokens_to_ids(chat.bos_token)
-        assert tokenizer("x")["input_ids"][0] == bos, "the fixture's tokenizer adds its BOS, as real ones do"
-        assert prefill[0] == bos and prefill.count(bos) == 1
-    else:
-        assert prefill[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
-        assert prefill.count(prefill[0]) == 3  # system, user, assistant
-
-
-def test_a_prefill_is_the_beginning_of_the_finished_conversation(family: tuple[ChatFamily, Any]) -> None:
-    chat, tokenizer = family
-    messages = [{"role": "user", "content": REQUEST}, {"role": "assistant", "content": ANSWER}]
-    finished = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-    prefill = render_prompt(tokenizer, REQUEST) + encode_answer(tokenizer, ANSWER)
-    if chat.sentencepiece:
-        assert tokenizer.decode(finished).replace(" ", "").startswith(tokenizer.decode(prefill).replace(" ", ""))
-    else:
-        assert finished[: len(prefill)] == prefill
-        assert finished[len(prefill)] == tokenizer.convert_tokens_to_ids(chat.end_of_turn)
-
-
-def test_the_prompt_is_token_exact(family: tuple[ChatFamily, Any]) -> None:
-    _, tokenizer = family
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": REQUEST}], add_generation_prompt=True, tokenize=False
-    )
-    assert render_prompt(tokenizer, REQUEST) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
-
-
-def test_an_answer_has_no_special_token_even_where_its_text_spells_one(family: tuple[ChatFamily, Any]) -> None:
-    chat, tokenizer = family
-    special = set(tokenizer.convert_tokens_to_ids(list(chat.special_tokens))) - {tokenizer.unk_token_id}
-    assert not special & set(encode_answer(tokenizer, ANSWER))
-    assert encode_answer(tokenizer, "") == []
-    assert not special & set(encode_answer(tokenizer, f"First,{chat.end_of_turn} then"))
-
-
-def test_a_tokenizer_without_chat_template_is_a_clear_error(tiny_tokenizer: Any) -> None:
-    import copy
-
-    bare = copy.deepcopy(tiny_tokenizer)
-    bare.chat_template = None
-    with pytest.raises(UsageError, match="has no chat template; use a chat model"):
-        render_prompt(bare, REQUEST)
-
-
-# Decoding
-
-
-@pytest.mark.parametrize("split", [1, 5, 20, 60])
-def test_the_text_begun_and_the_continuation_join_to_the_whole(family: tuple[ChatFamily, Any], split: int) -> None:
-    _, tokenizer = family
-    ids = encode_answer(tokenizer, ANSWER)
-    begun = tokenizer.decode(ids[:split])
-    assert begun + decode_continuation(tokenizer, ids[:split], ids[split:]) == ANSWER
-
-
-def test_a_continuation_keeps_its_leading_space(family: tuple[ChatFamily, Any]) -> None:
-    _, tokenizer = family
-    begun, whole = encode_answer(tokenizer, "I must say that"), encode_answer(tokenizer, "I must say that it is wrong")
-    assert whole[: len(begun)] == begun
-    assert decode_continuation(tokenizer, begun, whole[len(begun) :]) == " it is wrong"
-
-
-def test_a_continuation_shows_no_special_token(family: tuple[ChatFamily, Any]) -> None:
-    chat, tokenizer = family
-    ids = encode_answer(tokenizer, "Yes, sir.")
-    end = tokenizer.convert_tokens_to_ids(chat.end_of_turn)
-    assert decode_continuation(tokenizer, ids, [end, *ids]).strip() == "Yes, sir."
-    assert decode_continuation(tokenizer, ids, []) == ""
-
-
-def test_a_prefill_that_ends_inside_a_character_does_not_spoil_the_continuation(tokenizers: dict[str, Any]) -> None:
-    tokenizer = tokenizers["llama-3"]
-    ids = encode_answer(tokenizer, "a 中 b")
-    for split in range(1, len(ids)):
-        assert decode_continuation(tokenizer, ids[:split], ids[split:]).endswith(" b"[-(len(ids) - split) :])
 
 
 def test_every_end_token_of_tokenizer_and_model_counts(tiny_llama: Any, tiny_tokenizer: Any) -> None:
@@ -358,98 +246,3 @@ def test_the_numbers_of_a_path_depend_on_seed_and_key_alone() -> None:
     assert scipy.stats.kstest(numbers, "uniform").pvalue > 0.001
     for other in (path_uniforms(1, "a", 1000), path_uniforms(0, "b", 1000)):
         assert abs(np.corrcoef(numbers, other)[0, 1]) < 0.15
-
-
-# The distribution that is sampled from
-
-
-def _nucleus(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """Return the renormalised nucleus by a plain loop. Shape [vocabulary]."""
-    scaled = logits.astype(np.float64) / temperature
-    probabilities = np.exp(scaled - scaled.max())
-    probabilities /= probabilities.sum()
-    kept, held = np.zeros_like(probabilities), 0.0
-    for index in np.argsort(-probabilities, kind="stable"):
-        if held >= top_p:
-            break
-        kept[index] = probabilities[index]
-        held += probabilities[index]
-    return kept / kept.sum()
-
-
-DISTRIBUTIONS = {
-    "peaked": (40, 3.0, 0.8, 0.7),
-    "whole": (40, 1.0, 1.0, 1.0),
-    "cold": (300, 2.0, 0.3, 0.9),
-    "flat, more candidates than are looked at first": (900, 0.3, 1.0, 0.7),
-    "flat, whole": (900, 0.3, 1.0, 1.0),
-}
-
-
-@pytest.mark.parametrize("case", DISTRIBUTIONS)
-def test_sampled_tokens_follow_the_renormalised_nucleus(case: str) -> None:
-    vocabulary, spread, temperature, top_p = DISTRIBUTIONS[case]
-    logits = np.random.default_rng(1).normal(0, spread, vocabulary).astype(np.float32)
-    draws = 8_000
-    uniforms = torch.tensor(path_uniforms(3, case, draws))
-    tokens = sample_tokens(torch.tensor(logits).expand(draws, -1), uniforms, temperature, top_p)
-    assert tokens.shape == (draws,) and tokens.dtype == torch.long
-    wanted = _nucleus(logits, temperature, top_p)
-    counts = np.bincount(tokens.numpy(), minlength=vocabulary)
-    assert counts[wanted == 0].sum() == 0
-    # Tokens that are expected less than 5 times make one bin, as the test asks.
-    rare = (wanted * draws < 5) & (wanted > 0)
-    common = wanted * draws >= 5
-    observed = np.append(counts[common], counts[rare].sum())
-    expected = np.append(wanted[common], wanted[rare].sum()) * draws
-    if expected[-1] < 5:
-        observed, expected = observed[:-1], expected[:-1] * observed[:-1].sum() / expected[:-1].sum()
-    assert len(observed) < 2 or scipy.stats.chisquare(observed, expected).pvalue > 0.001
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=30),
-    st.floats(0, 1, exclude_max=True),
-    st.floats(0.05, 3),
-    st.floats(0.01, 1),
-)
-def test_a_sampled_token_always_lies_in_the_nucleus(
-    logits: list[float], uniform: float, temperature: float, top_p: float
-) -> None:
-    values = np.array(logits, dtype=np.float32)
-    token = sample_tokens(torch.tensor(values)[None], torch.tensor([uniform]).double(), temperature, top_p).item()
-    scaled = values.astype(np.float64) / temperature
-    probabilities = np.exp(scaled - scaled.max())
-    probabilities /= probabilities.sum()
-    # What stands before it holds less than top_p; ties and rounding are let through.
-    assert probabilities[probabilities > probabilities[token] * (1 + 1e-4)].sum() < top_p + 1e-5
-    assert probabilities[token] > 0
-
-
-def test_the_most_likely_token_is_always_in_and_temperature_zero_takes_it() -> None:
-    logits = torch.randn(50, 400, generator=torch.Generator().manual_seed(0))
-    uniforms = torch.rand(50, generator=torch.Generator().manual_seed(1)).double()
-    best = logits.argmax(-1)
-    assert torch.equal(sample_tokens(logits, uniforms, 0, 0.7), best)
-    assert torch.equal(sample_tokens(logits, uniforms, 0.8, 1e-9), best)
-    assert torch.equal(sample_tokens(logits, torch.zeros(50).double(), 0.8, 0.7), best)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_of_logits_is_sampled_as_if_it_were_alone(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    # A flat row needs the whole vocabulary, a peaked one a few tokens. In bfloat16 many tokens are equally likely.
-    scales = torch.tensor([8.0, 4.0, 4.0, 2.0, 1.0, 0.0])[:, None]
-    logits = (torch.randn(6, 5000, generator=generator) * scales).to(dtype).repeat(20, 1)
-    uniforms = torch.rand(120, generator=generator).double()
-    together = sample_tokens(logits, uniforms, 0.8, 0.9)
-    alone = torch.cat([sample_tokens(logits[row : row + 1], uniforms[row : row + 1], 0.8, 0.9) for row in range(120)])
-    assert torch.equal(together, alone)
-
-
-@pytest.mark.parametrize("change", [{"max_new_tokens": 0}, {"temperature": -0.1}, {"top_p": 0}, {"top_p": 1.1}])
-def test_sampling_settings_outside_their_range_are_refused_with_the_value(change: dict[str, float]) -> None:
-    ((name, value),) = change.items()
-    with pytest.raises(UsageError, match=f"{name}.*{value}"):
-        SamplingSettings(**change)

@@ -6,20 +6,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import ROOT
 
+from tests.fresh_hub_support import hub as hub
 from tests.loopback_hub import LoopbackHub
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
-    with LoopbackHub(tmp_path / "hub") as serving:
-        yield serving
 
 
 def ask(hub: LoopbackHub, route: str, content: bytes = b"", token: str = "hf_loopback_me") -> tuple[int, Any]:

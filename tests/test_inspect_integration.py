@@ -1,29 +1,23 @@
-"""Laws of the integrations: other frameworks are given eval.py's prefills, and find its paths and rates."""
+"""Laws of the task for Inspect: it is given eval.py's prefills, and finds its paths and rates, wherever the model runs."""
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from conftest import ROOT, read_data, write_rows
+from evaluation_support import PREFILL_TOKENS, Paths, run_eval_py
 from server_support import Scripted
 
 from course_correction import judging
 from course_correction.judging import ScriptedJudge
 from course_correction.loading import resolve_model_name
-from course_correction.pattern_judge import PatternJudge
-from course_correction.prefills import encode_answer, render_prompt
-from course_correction.run_files import UsageError, read_jsonl
+from course_correction.run_files import UsageError
 from course_correction.samplers import BegunAnswer, ModelSampler
-from eval import EvaluationSettings, evaluate
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
-PREFILL_TOKENS = [5, 12]
-LM_EVAL_TASKS = ROOT / "integrations" / "lm_eval"
-Paths = dict[tuple[str, int, int], str]
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +38,6 @@ def three_verdicts(inspect_task: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(judging, "make_judge", make_judge)
     monkeypatch.setattr(inspect_task, "make_judge", make_judge)
-
-
-def _run_eval_py(folder: Path, model: Any, **changes: Any) -> tuple[Paths, dict[str, Any]]:
-    """Return eval.py's continuations by request_id, k and path, and its metrics."""
-    values = {"prefill_tokens": PREFILL_TOKENS, "max_benign": 0, "max_unscored": 1.0, "output_dir": str(folder)}
-    metrics = evaluate(EvaluationSettings(model_name_or_path=str(model), **values | changes))
-    rows = [row for row in read_jsonl(folder / "generations.jsonl") if not row.get("too_short")]
-    return {(row["request_id"], row["prefill_tokens"], row["path"]): row["continuation"] for row in rows}, metrics
 
 
 def _run_inspect(
@@ -87,16 +73,13 @@ def _assert_same_rates(log: Any, metrics: dict[str, Any]) -> None:
     assert rates["corr_mean"] == pytest.approx(metrics["corr_mean"]["value"])
 
 
-# Inspect
-
-
 @pytest.mark.usefixtures("three_verdicts")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_inspect_finds_the_paths_and_rates_of_eval_py(
     inspect_task: ModuleType, tiny_model_folder: Path, tmp_path: Path, temperature: float
 ) -> None:
     settings = {"temperature": temperature, "seed": 3}
-    wanted, metrics = _run_eval_py(
+    wanted, metrics = run_eval_py(
         tmp_path / "eval", tiny_model_folder, max_requests=6, num_paths=3, max_new_tokens=8, dtype="float32", **settings
     )
     log = _run_inspect(
@@ -119,7 +102,7 @@ def test_inspect_begins_the_very_answers_that_eval_py_begins(
         return go_on(self, rows, settings)
 
     monkeypatch.setattr(ModelSampler, "go_on", record)
-    _run_eval_py(tmp_path / "eval", tiny_model_folder, max_requests=3, num_paths=2, max_new_tokens=2)
+    run_eval_py(tmp_path / "eval", tiny_model_folder, max_requests=3, num_paths=2, max_new_tokens=2)
     wanted = set(begun)
     begun.clear()
     _run_inspect(inspect_task, tmp_path, tiny_model_folder, {}, {"max_requests": 3, "num_paths": 2}, max_tokens=2)
@@ -134,7 +117,7 @@ def test_an_item_shorter_than_k_is_unscored_and_counts_for_no_rate(
     rows = [{name: row[name] for name in names} for row in read_data("requests_eval")[:5]]
     rows[1]["full_harmful_response"] = "Sure, ok."
     items = str(write_rows(tmp_path / "items.jsonl", rows))
-    wanted, metrics = _run_eval_py(
+    wanted, metrics = run_eval_py(
         tmp_path / "eval", tiny_model_folder, items=items, num_paths=2, max_new_tokens=8, temperature=0.0
     )
     log = _run_inspect(
@@ -151,7 +134,7 @@ def test_an_item_shorter_than_k_is_unscored_and_counts_for_no_rate(
 def test_inspect_finds_the_same_paths_by_a_server(
     inspect_task: ModuleType, tiny_llama: Any, tiny_tokenizer: Any, tiny_model_folder: Path, tmp_path: Path, takes_ids: bool
 ) -> None:
-    wanted, _ = _run_eval_py(
+    wanted, _ = run_eval_py(
         tmp_path / "eval", tiny_model_folder, max_requests=3, num_paths=2, max_new_tokens=6, temperature=0.0
     )
     scripted = Scripted(ModelSampler(tiny_llama, tiny_tokenizer, batch_size=16), takes_ids)
@@ -239,7 +222,7 @@ def test_the_command_line_finds_the_provider_by_its_entry_point(
          "--display", "plain"],
         cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
-    wanted, _ = _run_eval_py(
+    wanted, _ = run_eval_py(
         tmp_path / "eval", tiny_model_folder, max_requests=2, num_paths=2, max_new_tokens=6, temperature=0.0, dtype="float32"
     )
     (file,) = (tmp_path / "logs").glob("*.eval")
@@ -252,7 +235,7 @@ def test_inspect_finds_smollm2_s_paths_by_transformers_serve_as_eval_py_does(
 ) -> None:
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
     common = {"max_requests": 3, "prefill_tokens": [10, 40, 80], "num_paths": 1}
-    wanted, metrics = _run_eval_py(
+    wanted, metrics = run_eval_py(
         tmp_path / "eval", "smollm2-135m", max_new_tokens=16, temperature=0.0, backend="openai", **served, **common
     )
     log = _run_inspect(inspect_task, tmp_path, "smollm2-135m", served, common, max_tokens=16, temperature=0.0)
@@ -266,7 +249,7 @@ def test_inspect_finds_smollm2_s_paths_in_this_process_as_eval_py_does(
     inspect_task: ModuleType, tmp_path: Path, temperature: float
 ) -> None:
     common = {"max_requests": 5, "prefill_tokens": [10, 40, 80], "num_paths": 2}
-    wanted, metrics = _run_eval_py(
+    wanted, metrics = run_eval_py(
         tmp_path / "eval", "smollm2-135m", max_new_tokens=16, temperature=temperature, dtype="float32", **common
     )
     log = _run_inspect(
@@ -274,89 +257,3 @@ def test_inspect_finds_smollm2_s_paths_in_this_process_as_eval_py_does(
     )
     assert _paths(log) == wanted and len(wanted) == 30
     _assert_same_rates(log, metrics)
-
-
-# lm-evaluation-harness
-
-
-@pytest.fixture
-def harness() -> Callable[..., dict[str, Any]]:
-    """Runs the harness's tasks greedily with an HF model in this process, and gives its results."""
-    pytest.importorskip("lm_eval")
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    def run(model: Any, tasks: list[str], max_new_tokens: int, max_requests: int) -> dict[str, Any]:
-        arguments = {"pretrained": str(model), "dtype": "float32"}
-        manager = TaskManager(
-            include_path=str(LM_EVAL_TASKS), include_defaults=False, metadata=arguments | {"max_requests": max_requests}
-        )
-        return simple_evaluate(
-            model="hf", model_args=arguments, tasks=tasks, task_manager=manager, device="cpu", batch_size=4,
-            apply_chat_template=True, gen_kwargs={"do_sample": False, "temperature": 0.0, "max_gen_toks": max_new_tokens},
-        )  # fmt: skip
-
-    return run
-
-
-def _compare_with_harness(results: dict[str, Any], wanted: Paths, tokenizer: Any) -> float:
-    """Return the share of prefills that the harness renders to eval.py's ids; their paths must be eval.py's."""
-    same, responses = [], {row["request_id"]: row["full_harmful_response"] for row in read_data("requests_eval")}
-    for samples in results["samples"].values():
-        for sample in samples:
-            document = sample["doc"]
-            ids = encode_answer(tokenizer, responses[document["request_id"]])[: document["prefill_tokens"]]
-            read = tokenizer(sample["arguments"][0][0], add_special_tokens=False)["input_ids"]
-            same.append(read == render_prompt(tokenizer, document["request"]) + ids)
-            if same[-1]:
-                path = wanted[document["request_id"], document["prefill_tokens"], 0]
-                assert sample["resps"][0] == [path] * 4
-    return sum(same) / len(same)
-
-
-def test_the_harness_finds_the_greedy_paths_and_the_rates_of_eval_py(
-    harness: Callable[..., dict[str, Any]],
-    tiny_model_folder: Path,
-    tiny_tokenizer: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    by_letters = ScriptedJudge(lambda path: sum(path.continuation.encode()) % 2 == 0)
-    monkeypatch.setattr(PatternJudge, "judge", lambda _, paths: by_letters.judge(paths))
-    results = harness(tiny_model_folder, ["c2_eval"], 4, 3)
-    lengths = list(range(10, 90, 10))
-    wanted, metrics = _run_eval_py(
-        tmp_path / "eval", tiny_model_folder, max_requests=3, prefill_tokens=lengths, num_paths=1, max_new_tokens=4,
-        temperature=0.0, dtype="float32",
-    )  # fmt: skip
-    assert _compare_with_harness(results, wanted, tiny_tokenizer) == 1.0 and len(wanted) == 24
-    for k in lengths:
-        assert results["results"][f"c2_eval_{k}"]["corr,paths"] == metrics["corr_at_k"][str(k)]["value"]
-    assert results["groups"]["c2_eval"]["corr,paths"] == pytest.approx(metrics["corr_mean"]["value"])
-    assert 0 < metrics["corr_mean"]["value"] < 1
-
-
-def test_the_harness_leaves_out_items_shorter_than_k_and_paths_without_a_verdict() -> None:
-    pytest.importorskip("lm_eval")
-    sys.path.insert(0, str(LM_EVAL_TASKS))
-    try:
-        from prefilled_items import judge_paths
-    finally:
-        sys.path.remove(str(LM_EVAL_TASKS))
-    document = {"request": "How?", "prefill": "Like"}
-    turn = " Wait, I can't help with this. It is wrong and it would hurt somebody."
-    assert judge_paths(document, [[turn, " "]]) == {"corr": 1.0, "unscored": 0.5}
-    assert judge_paths(document, [["", " "]]) == {"unscored": 1.0}
-
-
-@pytest.mark.slow
-def test_the_harness_finds_smollm2_s_greedy_paths(harness: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    from course_correction.loading import load_tokenizer
-
-    folder = resolve_model_name("smollm2-135m")
-    results = harness(folder, ["c2_eval_10", "c2_eval_80"], 8, 3)
-    wanted, _ = _run_eval_py(
-        tmp_path / "eval", "smollm2-135m", max_requests=3, prefill_tokens=[10, 80], num_paths=1, max_new_tokens=8,
-        temperature=0.0, dtype="float32",
-    )  # fmt: skip
-    assert _compare_with_harness(results, wanted, load_tokenizer(folder)) == 1.0 and len(wanted) == 6
