@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from course_correction.base.console import announce, run_script
+from course_correction.base.files import write_atomically
+from course_correction.base.settings import parse_settings
 from course_correction.pku500 import PKU500, fetch_pku500
 from course_correction.publishing import open_dataset_repo, push_dataset
 from course_correction.push_settings import DatasetPushSettings
-from course_correction.run_files import write_atomically
-from course_correction.settings import announce, parse_settings, run_script
 from course_correction.sources import SEED
 
 # Registers the dataset as a benchmark of the Hub; pushed at its root.

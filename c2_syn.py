@@ -12,17 +12,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, text_digest, write_json
+from course_correction.base.ranks import Ranks
+from course_correction.base.redaction import public_name
+from course_correction.base.resumable_rows import run_units
+from course_correction.base.run_folder import open_run
+from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
 from course_correction.cards import WHERE_TO
 from course_correction.loading import read_chat_template
 from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
 from course_correction.prefixes import join_trigger
-from course_correction.processes import Ranks
-from course_correction.public import public_name
 from course_correction.publishing import open_dataset_repo, push_dataset
 from course_correction.push_settings import DatasetPushSettings
-from course_correction.run_files import UsageError, chunked, open_run, text_digest, write_json
 from course_correction.samplers import BegunAnswer, SamplerSettings, check_backend, load_sampler
-from course_correction.settings import DTYPES, announce, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import (
     SEED,
     SelectionRules,
@@ -32,7 +36,6 @@ from course_correction.sources import (
     read_source_rows,
     select_source_pairs,
 )
-from course_correction.units import run_units
 
 WRITTEN = "written"
 

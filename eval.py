@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.ranks import Ranks
+from course_correction.base.run_folder import open_run
+from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
 from course_correction.benign_suite import BenignSettings
 from course_correction.dynamics_suite import DynamicsSettings
 from course_correction.evaluation import Evaluation
 from course_correction.general_suite import GeneralSettings
 from course_correction.jailbreak_suite import JailbreakSettings
 from course_correction.judging import JudgeSettings
-from course_correction.processes import Ranks
 from course_correction.publishing import open_repo
 from course_correction.push_settings import ResultPushSettings
-from course_correction.run_files import UsageError, open_run
 from course_correction.samplers import SamplerSettings, check_backend
-from course_correction.settings import DTYPES, announce, check_sampling, check_values, parse_settings, run_script
 from course_correction.sources import SEED, is_hub_id
 from course_correction.suites import check_suite, check_suites, measure_suite, run_suite
 

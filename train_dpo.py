@@ -16,17 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import text_digest, write_atomically, write_json
+from course_correction.base.redaction import public_name
+from course_correction.base.run_folder import library_versions, refuse_other_settings
+from course_correction.base.settings import given_names, given_settings, parse_settings
 from course_correction.objective_settings import ObjectiveSettings
-from course_correction.public import public_name
-from course_correction.run_files import (
-    UsageError,
-    library_versions,
-    refuse_other_settings,
-    text_digest,
-    write_atomically,
-    write_json,
-)
-from course_correction.settings import announce, given_names, given_settings, parse_settings, run_script
 from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows, rows_digest
 
 

@@ -19,8 +19,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.run_files import UsageError, library_versions, refuse_other_settings, text_digest, write_json
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import text_digest, write_json
+from course_correction.base.run_folder import library_versions, refuse_other_settings
+from course_correction.base.settings import parse_settings
 
 OFF = {"correction_nll_weight": 0.0, "transition_weight": 0.0, "retention_weight": 0.0}
 RECIPES = Path("recipes/smollm2-135m")

@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_correction.run_files import UsageError, library_versions, read_jsonl, to_json_line, write_json
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl, to_json_line, write_json
+from course_correction.base.run_folder import library_versions
+from course_correction.base.settings import parse_settings
 
 
 @dataclass

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import RANDOM_7B, load_for_bench
-from course_correction.run_files import UsageError, library_versions, write_json
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import write_json
+from course_correction.base.run_folder import library_versions
+from course_correction.base.settings import parse_settings
 
 
 @dataclass

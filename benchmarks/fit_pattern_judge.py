@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from course_correction.base.console import run_script
+from course_correction.base.files import read_jsonl
+from course_correction.base.settings import parse_settings
 from course_correction.pattern_judge import _UNIT, CORRECTS, REFUSES, WEIGHTS_FILE, judge_refusal, text_features
 from course_correction.prefixes import TRIGGERS, join_texts
-from course_correction.run_files import read_jsonl
-from course_correction.settings import parse_settings, run_script
 from course_correction.sources import DATA_FOLDER
 
 # What was written to teach judges counts most; texts cut out of the seed set are many and easy. Chosen by the development

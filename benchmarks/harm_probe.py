@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_correction.public import public_value
-from course_correction.run_files import UsageError, library_versions, write_json
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import write_json
+from course_correction.base.redaction import public_value
+from course_correction.base.run_folder import library_versions
+from course_correction.base.settings import parse_settings
 from course_correction.sources import (
     DATA_FOLDER,
     SEED,

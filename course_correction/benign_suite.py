@@ -16,17 +16,18 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, read_jsonl, text_digest
+from course_correction.base.ranks import Ranks
+from course_correction.base.redaction import public_name
+from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
 from course_correction.judging import Path as JudgedPath
 from course_correction.pattern_judge import judge_refusal
 from course_correction.prefills import encode_answer
-from course_correction.processes import Ranks
-from course_correction.public import public_name
-from course_correction.run_files import UsageError, chunked, read_jsonl, text_digest
 from course_correction.samplers import BegunAnswer
 from course_correction.server_judge import check_calls
 from course_correction.shares import paired_share, share_of_yes
 from course_correction.sources import normalise_request, read_benign_rows, read_contrast_pairs
-from course_correction.units import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
 
 ROWS_FILE = "benign.jsonl"
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"

@@ -9,6 +9,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl
 from course_correction.pku500 import PKU500, fetch_pku500
 from course_correction.preferences import (
     PAIRS_SCHEMA,
@@ -17,7 +19,6 @@ from course_correction.preferences import (
     pairs_table,
     ranked_table,
 )
-from course_correction.run_files import UsageError, read_jsonl
 from course_correction.sources import DATA_FOLDER, SEED, read_eval_items
 
 GROUPS_A_TABLE = 500

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from course_correction.agreement import MEASURES, agreement_matrix, count_agreement, fit_threshold, summarise_agreement
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl, write_json
+from course_correction.base.run_folder import library_versions
 from course_correction.judging import Judge
 from course_correction.judging import Path as JudgedPath
 from course_correction.pattern_judge import PatternJudge
-from course_correction.run_files import UsageError, library_versions, read_jsonl, write_json
 from course_correction.server_judge import check_calls
 from course_correction.sources import DATA_FOLDER
 

@@ -9,9 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from course_correction.base.files import write_atomically
+from course_correction.base.redaction import public_name, public_value
+from course_correction.base.run_folder import library_versions
 from course_correction.preferences import KINDS
-from course_correction.public import public_name, public_value
-from course_correction.run_files import library_versions, write_atomically
 from course_correction.sources import SEED
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "dataset_card.md"

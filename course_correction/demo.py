@@ -15,9 +15,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course_correction.base.console import run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import write_json
+from course_correction.base.settings import parse_settings
 from course_correction.report import metrics_table, write_report
-from course_correction.run_files import UsageError, write_json
-from course_correction.settings import parse_settings, run_script
 from course_correction.suite_tables import suites_table
 from course_correction.suites import SUITES
 

@@ -9,10 +9,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, read_jsonl
+from course_correction.base.ranks import Ranks
 from course_correction.loading import load_model
 from course_correction.prefills import encode_answer, render_prompt
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError, chunked, read_jsonl
 from course_correction.sources import normalise_request
 
 ROWS_FILE = "dynamics.jsonl"

@@ -6,15 +6,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from course_correction.base.console import announce
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, read_jsonl, text_digest, write_json
+from course_correction.base.ranks import Ranks
+from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
 from course_correction.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
 from course_correction.prefills import encode_answer, render_closed_turn
 from course_correction.prefixes import OPENERS
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError, chunked, read_jsonl, text_digest, write_json
 from course_correction.samplers import BegunAnswer, load_sampler
-from course_correction.settings import announce
 from course_correction.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
-from course_correction.units import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
 
 
 class Evaluation:

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl, text_digest
+from course_correction.base.ranks import Ranks
+from course_correction.base.run_folder import RUN_FILE
 from course_correction.harness import (
     TASKS_FOLDER,
     aggregate,
@@ -22,8 +26,6 @@ from course_correction.harness import (
     wrap_model,
 )
 from course_correction.metrics import BOOTSTRAP_SAMPLES, interval
-from course_correction.processes import Ranks
-from course_correction.run_files import RUN_FILE, UsageError, read_jsonl, text_digest
 from course_correction.shares import paired_share
 from course_correction.sources import DATA_FOLDER
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 from course_correction.shared_prefix import SharedTrunks, preallocated_cache, shared_trunk_attention
 
 # Top-p looks at so many candidates of a row, at more where they do not hold enough probability, and last at all.

@@ -16,6 +16,8 @@ from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import cache_folder, chunked, text_digest, write_json
 from course_correction.frozen_layers import find_frozen_layers, recorded, replayed
 from course_correction.generation import SamplingSettings, continue_prefills
 from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
@@ -32,7 +34,6 @@ from course_correction.objective import (
 )
 from course_correction.preferences import PAIR_RANKS
 from course_correction.prefills import render_prompt, tokenize_benign
-from course_correction.run_files import UsageError, cache_folder, chunked, text_digest, write_json
 from course_correction.training_loop import ResumeDraws, WatchedTraining
 
 # A weight is read once for all rows of a batch: on a CPU few rows cost nearly what many do.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 from course_correction.sources import DATA_FOLDER
 
 TASKS_FOLDER = DATA_FOLDER.parent / "integrations" / "lm_eval_general"

@@ -21,11 +21,11 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from course_correction.base.errors import UsageError
+from course_correction.base.settings import check_values
 from course_correction.generation import SamplingSettings
 from course_correction.prefills import render_prompt
-from course_correction.run_files import UsageError
 from course_correction.samplers import BegunAnswer, SamplerSettings, Written, load_sampler
-from course_correction.settings import check_values
 
 # Samples that start together are computed together: the first waits until none has come for so long.
 _GATHER_S = 0.1

@@ -7,17 +7,18 @@ from functools import cache
 from pathlib import Path as FilePath
 from typing import Any
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, read_jsonl
+from course_correction.base.ranks import Ranks
+from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
 from course_correction.ciphers import is_echo, read_cipher_answer
 from course_correction.jailbreaks import AttackPrompt
 from course_correction.judge_prompt import share_of_yes as probability_of
 from course_correction.judging import Path
 from course_correction.model_judges import _ScoringJudge
 from course_correction.pattern_judge import judge_refusal
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError, chunked, read_jsonl
 from course_correction.server_judge import check_calls
 from course_correction.sources import read_benign_rows
-from course_correction.units import PROMPTS_A_UNIT, run_units
 
 ROWS_FILE = "jailbreak.jsonl"
 VERDICTS_FILE = "jailbreak_verdicts.jsonl"

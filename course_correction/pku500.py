@@ -5,7 +5,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from course_correction.run_files import UsageError, cache_folder, write_atomically
+from course_correction.base.errors import UsageError
+from course_correction.base.files import cache_folder, write_atomically
 
 PKU500 = "pku500"
 PKU500_URL = "https://raw.githubusercontent.com/pillowsofwind/Course-Correction/{commit}/eval/test.jsonl"

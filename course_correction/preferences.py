@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from course_correction.base.errors import UsageError
+from course_correction.base.seeding import random_for
 from course_correction.prefixes import (
     cut_initial_harmful_responses,
     draw_opener,
@@ -13,7 +15,6 @@ from course_correction.prefixes import (
     join_texts,
     join_trigger,
 )
-from course_correction.run_files import UsageError, random_for
 from course_correction.sources import SourcePair
 
 KINDS: tuple[str, ...] = ("safe", "corrected_1", "corrected_2", "corrected_3", "corrected_4", "harmful")

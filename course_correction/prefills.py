@@ -7,7 +7,7 @@ closes the turn.
 from collections.abc import Sequence
 from typing import Any
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 
 def tokenize_benign(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], int]:

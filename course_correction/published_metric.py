@@ -6,9 +6,10 @@ python -m course_correction.published_metric --hub_metric_id you/corr_at_k
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.settings import parse_settings
 from course_correction.publishing import open_repo, push
-from course_correction.run_files import UsageError
-from course_correction.settings import announce, parse_settings, run_script
 
 FOLDER = Path(__file__).resolve().parent.parent / "metrics" / "corr_at_k"
 

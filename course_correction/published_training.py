@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from course_correction.public import public_json
+from course_correction.base.console import announce
+from course_correction.base.errors import UsageError
+from course_correction.base.files import write_json
+from course_correction.base.redaction import public_json
 from course_correction.published_results import carry_over
 from course_correction.publishing import HubRepo, one_line, open_repo, patiently, push, read_file
-from course_correction.run_files import UsageError, write_json
-from course_correction.settings import announce
 
 LAST_CHECKPOINT = "last-checkpoint"
 _MODEL_FILES = (

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_correction.public import check_nothing_private
+from course_correction.base.console import announce
+from course_correction.base.errors import UsageError
+from course_correction.base.redaction import check_nothing_private
 from course_correction.push_settings import DatasetPushSettings
-from course_correction.run_files import UsageError
-from course_correction.settings import announce
 
 ATTEMPTS = 6
 _LONGEST_WAIT = 60.0  # Seconds.

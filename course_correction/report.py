@@ -128,7 +128,7 @@ def write_report(
     Returns:
         The path of report.md.
     """
-    from course_correction.run_files import write_atomically
+    from course_correction.base.files import write_atomically
 
     name, metrics = list(runs.items())[-1]
     plot_curves(runs, folder / "corr_at_k.png", f"Course-correction, judge: {metrics['judge']}")

@@ -7,9 +7,9 @@ from functools import cache
 from itertools import groupby
 from typing import Any, Protocol
 
+from course_correction.base.console import announce
+from course_correction.base.errors import UsageError
 from course_correction.prefills import check_prefill, decode_continuation, render_prompt
-from course_correction.run_files import UsageError
-from course_correction.settings import announce
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 T = TypeVar("T")
 _MENDABLE = ("insufficient_quota", "unsupported_parameter", "unsupported_value")  # Codes of errors not worth a retry.

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from course_correction.base.console import announce
+from course_correction.base.errors import UsageError
+from course_correction.base.files import text_digest
 from course_correction.prefills import render_prompt
-from course_correction.run_files import UsageError, text_digest
 from course_correction.samplers import BegunAnswer, Written
 from course_correction.server import Server, ServerError
-from course_correction.settings import announce
 
 
 class ServerSampler:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl, text_digest
+from course_correction.base.redaction import public_name
 from course_correction.pku500 import PKU500, fetch_pku500
 from course_correction.prefixes import count_marks
-from course_correction.public import public_name
-from course_correction.run_files import UsageError, read_jsonl, text_digest
 
 DATA_FOLDER = Path(__file__).resolve().parent.parent / "data"
 SEED = "seed"

@@ -7,8 +7,9 @@ A suite is a module with `identity` (what decides its rows), `run` (writes its r
 from contextlib import ExitStack
 from typing import Any
 
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError, open_run
+from course_correction.base.errors import UsageError
+from course_correction.base.ranks import Ranks
+from course_correction.base.run_folder import open_run
 
 SUITES = ("jailbreak", "general", "benign", "dynamics")
 

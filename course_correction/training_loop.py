@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from trl import DPOTrainer
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 
 class WatchedTraining:

@@ -15,11 +15,11 @@ from inspect_ai.model import GenerateConfig, get_model
 from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, grouped, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 
+from course_correction.base.errors import UsageError
 from course_correction.generation import SamplingSettings
 from course_correction.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
 from course_correction.judging import JudgeSettings, Path, make_judge
 from course_correction.prefills import encode_answer
-from course_correction.run_files import UsageError
 from course_correction.sources import SEED, normalise_request, read_eval_items
 
 PREFILL_TOKENS = (10, 20, 30, 40, 50, 60, 70, 80)

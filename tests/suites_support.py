@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from course_correction.base.files import read_jsonl
+from course_correction.base.ranks import Ranks
 from course_correction.evaluation import Evaluation
-from course_correction.processes import Ranks
-from course_correction.run_files import read_jsonl
 from course_correction.suites import check_suite, measure_suite, run_suite
 from eval import EvaluationSettings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 METRICS = {"corr_mean": {"value": 0.5}, "over_refusal": {"value": 0.1}, "benign_kl": {"kl": 0.02}}
 

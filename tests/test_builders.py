@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import read_parquet
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 KINDS = ["safe", "corrected_1", "corrected_2", "corrected_3", "corrected_4", "harmful"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, read_data, write_rows
 
+from course_correction.base.errors import UsageError
 from course_correction.calibration import (
     calibrate,
     calibration_table,
@@ -18,7 +19,6 @@ from course_correction.calibration import (
 )
 from course_correction.judging import ScriptedJudge
 from course_correction.pattern_judge import PatternJudge
-from course_correction.run_files import UsageError
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from conftest import read_data, write_rows
 from evaluation_support import save_adapter
 from suites_support import settings_for as settings_for
 
+from course_correction.base.files import read_jsonl
 from course_correction.dynamics_suite import SAFETY_WORDS, safety_tokens
-from course_correction.run_files import read_jsonl
 from eval import evaluate
 
 

@@ -13,8 +13,8 @@ from conftest import as_pku_row, read_data, write_rows
 from sources_support import LONG, SECRET, assert_one_line_without_row_text, source_row
 
 from course_correction import pku500
+from course_correction.base.errors import UsageError
 from course_correction.pku500 import fetch_pku500
-from course_correction.run_files import UsageError
 from course_correction.sources import SEED, read_eval_items
 
 

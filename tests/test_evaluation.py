@@ -13,7 +13,7 @@ import pytest
 from conftest import write_rows
 from evaluation_support import ENVIRONMENT, LENGTHS, NUM_ITEMS, SHORT_RESPONSE, eval_command, make_items, rows_of, strip_time
 
-from course_correction.run_files import read_jsonl
+from course_correction.base.files import read_jsonl
 from eval import evaluate
 
 # --- The rows ---------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import pytest
 from conftest import write_rows
 from evaluation_support import LENGTHS, rows_of
 
+from course_correction.base.errors import UsageError
 from course_correction.loading import load_tokenizer
-from course_correction.run_files import UsageError
 from eval import evaluate
 
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import write_rows
 from evaluation_support import make_items, rows_of, save_adapter
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 from eval import evaluate
 
 
@@ -139,7 +139,7 @@ def test_a_baseline_on_other_requests_is_refused(settings_for, tmp_path):
 
 
 def test_a_second_process_in_the_same_folder_is_refused(settings_for, tmp_path):
-    from course_correction.run_files import open_run
+    from course_correction.base.run_folder import open_run
 
     with open_run(tmp_path / "out", "sampling", {}, "generations.jsonl"), pytest.raises(UsageError, match="Another process"):
         evaluate(settings_for())

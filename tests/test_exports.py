@@ -17,7 +17,7 @@ def fresh_export(tmp_path_factory) -> Path:
     """Both seed exports, made anew by the committed recipe."""
     import c2_eval
     import c2_syn
-    from course_correction.settings import parse_settings
+    from course_correction.base.settings import parse_settings
 
     folder = tmp_path_factory.mktemp("fresh")
     recipe = ROOT / "recipes" / "smollm2-135m" / "c2_syn.yaml"

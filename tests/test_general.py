@@ -14,7 +14,7 @@ from suites_support import Suite, read_general_rows
 from suites_support import suite as suite
 
 from course_correction import general_suite, harness
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 QUESTIONS = read_data("general_questions")
 TASKS = ["c2_general_questions", "c2_general_perplexity"]

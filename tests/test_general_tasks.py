@@ -10,8 +10,8 @@ from suites_support import Suite, general_evaluation, read_general_rows
 from suites_support import suite as suite
 
 from course_correction import general_suite, harness
+from course_correction.base.errors import UsageError
 from course_correction.general_suite import GeneralSettings
-from course_correction.run_files import UsageError
 from course_correction.suites import check_suite
 
 

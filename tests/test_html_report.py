@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from report_support import HOSTILE, TURN, make_two_runs, one_run, some_items, some_metrics, some_prefill, write_run
 
+from course_correction.base.errors import UsageError
 from course_correction.headline import headline
 from course_correction.html_report import (
     PageLimits,
@@ -19,7 +20,6 @@ from course_correction.html_report import (
     split_at_correction,
     write_html_report,
 )
-from course_correction.run_files import UsageError
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from evaluation_support import PREFILL_TOKENS, Paths, run_eval_py
 from server_support import Scripted
 
 from course_correction import judging
+from course_correction.base.errors import UsageError
 from course_correction.judging import ScriptedJudge
 from course_correction.loading import resolve_model_name
-from course_correction.run_files import UsageError
 from course_correction.samplers import BegunAnswer, ModelSampler
 
 pytestmark = pytest.mark.usefixtures("plain_environment")

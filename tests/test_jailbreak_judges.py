@@ -8,14 +8,14 @@ from jailbreak_support import HELP, MARK, REFUSAL, REQUEST, evaluate, rewrite, r
 from jailbreak_support import evaluation_of as evaluation_of
 from jailbreak_support import own_cache as own_cache
 
+from course_correction.base.errors import UsageError
+from course_correction.base.ranks import Ranks
 from course_correction.ciphers import encode
 from course_correction.jailbreak_judges import FirstWordJudge
 from course_correction.jailbreak_suite import identity, measure
 from course_correction.jailbreaks import read_attack_prompts
 from course_correction.judging import Path as JudgedPath
 from course_correction.judging import ScriptedJudge
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError
 from course_correction.suites import run_suite
 
 

@@ -12,9 +12,9 @@ from jailbreak_support import evaluation_of as evaluation_of
 from jailbreak_support import own_cache as own_cache
 
 from course_correction import jailbreak_judges, jailbreak_suite
+from course_correction.base.errors import UsageError
+from course_correction.base.ranks import Ranks
 from course_correction.jailbreak_suite import identity, measure
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError
 from course_correction.suites import run_suite
 
 

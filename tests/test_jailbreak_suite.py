@@ -8,11 +8,11 @@ from jailbreak_support import HELP, REFUSAL, artifact, evaluate, plain, rewrite,
 from jailbreak_support import evaluation_of as evaluation_of
 from jailbreak_support import own_cache as own_cache
 
+from course_correction.base.errors import UsageError
+from course_correction.base.ranks import Ranks
 from course_correction.ciphers import CIPHERS, encode
 from course_correction.jailbreak_suite import measure
 from course_correction.jailbreaks import index_prompts, read_attack_prompts
-from course_correction.processes import Ranks
-from course_correction.run_files import UsageError
 from course_correction.suites import run_suite
 from eval import EvaluationSettings
 

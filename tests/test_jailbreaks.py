@@ -15,9 +15,10 @@ from conftest import read_data, write_rows
 from jailbreak_support import MARK, REQUEST, artifact, plain, read, write
 from jailbreak_support import own_cache as own_cache
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl
 from course_correction.ciphers import CIPHERS
 from course_correction.jailbreaks import MILD_FILE, index_prompts, read_attack_prompts
-from course_correction.run_files import UsageError, read_jsonl
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 URL = f"https://raw.githubusercontent.com/owner/name/{COMMIT}/attack-artifacts/PAIR/black_box/model.json"

@@ -9,10 +9,10 @@ from judge_support import plain_environment as plain_environment
 from judge_support import sample_paths
 
 from course_correction import judge_prompt
+from course_correction.base.errors import UsageError
 from course_correction.judge_prompt import build_judge_messages
 from course_correction.judging import JudgeSettings, Path, ScriptedJudge, Verdict, make_judge
 from course_correction.model_judges import ClassifierJudge, MajorityJudge, TransformersJudge
-from course_correction.run_files import UsageError
 
 
 def fence_of(path: Path) -> str:

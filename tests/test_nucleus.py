@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_correction.base.errors import UsageError
 from course_correction.generation import SamplingSettings, path_uniforms, sample_tokens
-from course_correction.run_files import UsageError
 
 
 def _nucleus(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:

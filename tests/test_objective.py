@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_correction.base.errors import UsageError
 from course_correction.group_batches import split_by_length
 from course_correction.preferences import pairs_table, ranked_table
-from course_correction.run_files import UsageError
 from tests.conftest import read_data
 from train_dpo import ObjectiveSettings
 

@@ -8,6 +8,7 @@ from conftest import read_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from course_correction.base.errors import UsageError
 from course_correction.preferences import (
     CORRECTING,
     EARLIER,
@@ -21,7 +22,6 @@ from course_correction.preferences import (
     pairs_table,
     ranked_table,
 )
-from course_correction.run_files import UsageError
 from course_correction.sources import SourcePair
 
 SECRET = "zebra-in-the-row"

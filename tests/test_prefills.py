@@ -6,8 +6,8 @@ import pytest
 from conftest import FAMILIES, ChatFamily
 from server_support import ANSWER, REQUEST
 
+from course_correction.base.errors import UsageError
 from course_correction.prefills import decode_continuation, encode_answer, render_prompt
-from course_correction.run_files import UsageError
 
 
 @pytest.fixture(params=FAMILIES, scope="module")

@@ -10,6 +10,7 @@ from conftest import ROOT
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from course_correction.base.seeding import random_for
 from course_correction.preferences import draft_corrections
 from course_correction.prefixes import (
     OPENERS,
@@ -23,7 +24,6 @@ from course_correction.prefixes import (
     join_texts,
     join_trigger,
 )
-from course_correction.run_files import random_for
 from course_correction.sources import SourcePair
 
 MARKS = ".,;:!?"

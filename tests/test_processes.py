@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from course_correction.processes import Ranks
-from course_correction.run_files import read_jsonl
+from course_correction.base.files import read_jsonl
+from course_correction.base.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]

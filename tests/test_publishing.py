@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import as_pku_row, read_data, write_rows
 
-from course_correction.public import public_name, public_value
+from course_correction.base.redaction import public_name, public_value
 from tests.fresh_hub_support import hub as hub
 from tests.fresh_hub_support import machine as machine
 from tests.fresh_hub_support import other_machine as other_machine

@@ -9,8 +9,8 @@ import yaml
 from conftest import ROOT
 from training_support import ON_CPU
 
-from course_correction.run_files import UsageError
-from course_correction.settings import parse_settings
+from course_correction.base.errors import UsageError
+from course_correction.base.settings import parse_settings
 
 SETTINGS = {"c2_syn": "SynthesisSettings", "c2_eval": "EvaluationSettings", "dpo": "TrainingData"}
 MODULES = {"c2_syn": "c2_syn", "c2_eval": "eval", "dpo": "train_dpo"}

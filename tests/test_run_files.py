@@ -15,18 +15,11 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_correction import run_files
-from course_correction.run_files import (
-    UsageError,
-    chunked,
-    open_run,
-    random_for,
-    read_jsonl,
-    text_digest,
-    to_json_line,
-    write_atomically,
-    write_json,
-)
+from course_correction.base import run_folder as run_files
+from course_correction.base.errors import UsageError
+from course_correction.base.files import chunked, read_jsonl, text_digest, to_json_line, write_atomically, write_json
+from course_correction.base.run_folder import open_run
+from course_correction.base.seeding import random_for
 
 
 def test_an_atomic_write_replaces_the_whole_file_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

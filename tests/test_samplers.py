@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from server_support import GREEDY, begun_answers
 
+from course_correction.base.errors import UsageError
 from course_correction.prefills import render_prompt
-from course_correction.run_files import UsageError
 from course_correction.samplers import BegunAnswer, ModelSampler, Written
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from server_support import GREEDY, Scripted, begun_answers, server_sampler
 
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl
 from course_correction.generation import SamplingSettings
-from course_correction.run_files import UsageError, read_jsonl
 from course_correction.samplers import ModelSampler, SamplerSettings, check_backend
 from course_correction.server import Server, ServerError
 

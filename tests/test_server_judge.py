@@ -11,10 +11,10 @@ import pytest
 from judge_support import Reply, chat_server, make_openai_judge, sample_paths
 from judge_support import plain_environment as plain_environment
 
+from course_correction.base.errors import UsageError
 from course_correction.judging import Verdict
 from course_correction.model_judges import MajorityJudge
 from course_correction.pattern_judge import PatternJudge
-from course_correction.run_files import UsageError
 from course_correction.server_judge import OpenAIJudge, check_calls
 
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from units_support import ALL, MANY, PATHS, UNITS, finish_file, is_complete, open_units, unit_rows, whole_file, write_units
 
-from course_correction.processes import Ranks
-from course_correction.units import run_units
+from course_correction.base.ranks import Ranks
+from course_correction.base.resumable_rows import run_units
 
 
 @settings(max_examples=60, deadline=None)

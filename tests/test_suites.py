@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 from suites_support import settings_for as settings_for
 
+from course_correction.base.errors import UsageError
 from course_correction.benign_suite import BEGUN, PLAIN
-from course_correction.run_files import UsageError
 from course_correction.shares import paired_share, share_of_yes
 from course_correction.suite_tables import suites_table
 from eval import evaluate

@@ -11,9 +11,10 @@ from conftest import ROOT, as_pku_row, read_data, write_rows
 
 import c2_syn
 from c2_syn import SynthesisSettings, synthesize
+from course_correction.base.errors import UsageError
+from course_correction.base.files import read_jsonl
+from course_correction.base.resumable_rows import UnitFile
 from course_correction.preferences import check_ranked_group
-from course_correction.run_files import UsageError, read_jsonl
-from course_correction.units import UnitFile
 
 NUM_REQUESTS = 7
 PER_UNIT = 2

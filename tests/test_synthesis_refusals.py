@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from c2_syn import SynthesisSettings
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 
 @pytest.mark.parametrize(

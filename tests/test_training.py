@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, build_tiny_model
 from training_support import NUM_GROUPS, OBJECTIVES, changed, read_rows, snapshot
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, write_rows
 from training_support import OBJECTIVES, TERMS, changed, read_rows, snapshot
 
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 

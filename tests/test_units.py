@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from units_support import ALL, UNIT_ENDS, UNITS, finish_file, open_units, unit_rows, whole_file, write_units
 
-from course_correction.progress import Progress
-from course_correction.run_files import to_json_line
+from course_correction.base.files import to_json_line
+from course_correction.base.progress import Progress
 
 # One process
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from course_correction.run_files import to_json_line
-from course_correction.units import UnitFile
+from course_correction.base.files import to_json_line
+from course_correction.base.resumable_rows import UnitFile
 
 PATHS = 2
 UNITS = [["a", "b"], ["c"], ["d", "é"], ["f"]]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from course_correction.run_files import read_jsonl
+from course_correction.base.files import read_jsonl
 from course_correction.sources import DATA_FOLDER, read_benign_rows
 
 

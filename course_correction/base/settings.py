@@ -1,17 +1,15 @@
-"""Command lines and recipes: dataclass settings, `--config recipe.yaml`, one-line errors. Knows nothing of models."""
+"""Settings dataclasses: read from the command line and from recipes, and checked. Knows nothing of models."""
 
-import errno
-import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from course_correction.public import public_value
-from course_correction.run_files import UsageError
+from course_correction.base.errors import UsageError
+from course_correction.base.redaction import public_value
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -169,31 +167,3 @@ def _check_recipe(path: str, settings_classes: Sequence[type]) -> None:
             close = difflib.get_close_matches(str(key), known, 1)
             hint = f"; did you mean `{close[0]}`?" if close else ""
             raise UsageError(f"Recipe {path} has an unknown key `{key}`{hint}")
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main: what a user can mend ends in one line on stderr and a non-zero exit status."""
-    try:
-        main()
-    except UsageError as error:
-        _exit_with(str(error), 2)
-    except KeyboardInterrupt:
-        _exit_with("Stopped. What is finished is kept; run the same command again to go on.", 130)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        where += ". Free some space" if error.errno == errno.ENOSPC else ""
-        _exit_with(f"{error.strerror}{where}. What is finished is kept; run the same command again to go on.", 2)
-
-
-def _exit_with(message: str, status: int) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
-    # The error is out; threads of the libraries must not hold the process or print a traceback after it.
-    sys.stdout.flush()
-    os._exit(status) if status == 130 else sys.exit(status)
-
-
-def announce(message: str) -> None:
-    """Print a line of progress to stderr, at once."""
-    print(message, file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from course_correction.settings import announce
+from course_correction.base.console import announce
 
 SECONDS_BETWEEN_LINES = 30.0
 

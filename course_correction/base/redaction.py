@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from course_correction.run_files import UsageError, cache_folder
+from course_correction.base.errors import UsageError
+from course_correction.base.files import cache_folder
 
 SERVER = "(a server)"
 _LEAST = 8  # Characters that a private string needs to be searched for: a shorter one stands in any vocabulary.
@@ -63,7 +64,7 @@ def private_strings() -> Iterator[tuple[str, str]]:
     for kind, secret in [("a Hub token", get_token()), *(("an API key", os.environ.get(k)) for k in ("OPENAI_API_KEY",))]:
         if secret:
             yield kind, secret
-    folders = {Path.cwd(), Path.home(), cache_folder(), Path(__file__).resolve().parent.parent}
+    folders = {Path.cwd(), Path.home(), cache_folder(), Path(__file__).resolve().parents[2]}
     for folder in folders:
         if len(str(folder)) >= _LEAST:
             yield "a path of this machine", str(folder)

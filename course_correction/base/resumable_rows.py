@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from course_correction.processes import Ranks
-from course_correction.progress import Progress
-from course_correction.run_files import to_json_line
+from course_correction.base.files import to_json_line
+from course_correction.base.progress import Progress
+from course_correction.base.ranks import Ranks
 
 Rows = list[dict[str, Any]]
 # Of single answers, which share nothing: fewer rows leave a CPU waiting for the weights.

@@ -1,0 +1,1 @@
+"""What every stage needs: errors, files, settings, console, processes, resumable rows. Knows no model."""

@@ -1,0 +1,74 @@
+"""Files: atomic writes, JSON and JSONL, digests. Knows nothing of what a row means."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from course_correction.base.errors import UsageError
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is made once and used again; `COURSE_CORRECTION_CACHE` moves it."""
+    return Path(os.environ.get("COURSE_CORRECTION_CACHE", Path.home() / ".cache" / "course-correction"))
+
+
+def text_digest(*texts: str) -> str:
+    """Return 16 hexadecimal digits that stand for the texts; used where an identifier must not show its text."""
+    return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
+
+
+def to_json_line(row: dict[str, Any]) -> str:
+    """Encode a row on one line, keys in the order given, so that equal rows are equal bytes."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` in one step: whatever happens, it holds the old content or the new, never half of either."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a finished JSONL file.
+
+    Raises:
+        UsageError: If a line is no JSON object. The line's number is named, never its text.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode())
+            except ValueError:
+                raise UsageError(f"{path}: line {number} is not valid JSON. Mend or remove that line.") from None
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}: line {number} is not a JSON object.")
+            yield row
+
+
+def chunked(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Split into lists of `size`, the last one perhaps shorter."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
