@@ -115,7 +115,7 @@ def found_shares(settings: ProbeSettings, states: dict[str, Any], harmful: Any, 
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from course_correction.metrics import rate_with_interval
+    from course_correction.statistics.corr_at_k import rate_with_interval
 
     rows = np.concatenate([harmful, extra, harmless])
     labels = np.arange(len(rows)) < len(harmful) + len(extra)

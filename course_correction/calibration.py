@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_correction.agreement import MEASURES, agreement_matrix, count_agreement, fit_threshold, summarise_agreement
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, write_json
 from course_correction.base.run_folder import library_versions
@@ -15,6 +14,13 @@ from course_correction.judging import Path as JudgedPath
 from course_correction.pattern_judge import PatternJudge
 from course_correction.server_judge import check_calls
 from course_correction.sources import DATA_FOLDER
+from course_correction.statistics.judge_agreement import (
+    MEASURES,
+    agreement_matrix,
+    count_agreement,
+    fit_threshold,
+    summarise_agreement,
+)
 
 # For fitting; for measuring, with all kinds of difficulty; for measuring on what models really say.
 SPLITS = ("development", "measured", "sampled")

@@ -228,7 +228,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
     """
     import numpy as np
 
-    from course_correction.metrics import bootstrap_rates, interval
+    from course_correction.statistics.corr_at_k import bootstrap_rates, interval
 
     settings = evaluation.settings
     lengths, positions = sorted(settings.prefill_tokens), settings.dynamics_tokens

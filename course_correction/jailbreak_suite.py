@@ -26,7 +26,7 @@ from course_correction.jailbreak_judges import (
 )
 from course_correction.jailbreaks import AttackPrompt, index_prompts, read_attack_prompts
 from course_correction.samplers import BegunAnswer
-from course_correction.shares import paired_share, share_of_yes
+from course_correction.statistics.clustered_rates import paired_share, share_of_yes
 
 _JUDGING = "jailbreak_judging"
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_correction.agreement import Confusion, agreement_matrix, corrected_rate
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest, write_json
 from course_correction.base.redaction import public_value
@@ -15,7 +14,11 @@ from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE
 from course_correction.base.run_folder import RUN_FILE, library_versions
 from course_correction.calibration import quote_calibration
 from course_correction.html_report import RunData, read_run, write_html_report
-from course_correction.metrics import (
+from course_correction.pattern_judge import find_correction, judge_refusal
+from course_correction.report import write_report
+from course_correction.sources import normalise_request
+from course_correction.statistics.clustered_rates import paired_share
+from course_correction.statistics.corr_at_k import (
     PathVerdict,
     RequestRates,
     paired_difference,
@@ -26,10 +29,7 @@ from course_correction.metrics import (
     summarise,
     summarise_positions,
 )
-from course_correction.pattern_judge import find_correction, judge_refusal
-from course_correction.report import write_report
-from course_correction.shares import paired_share
-from course_correction.sources import normalise_request
+from course_correction.statistics.judge_agreement import Confusion, agreement_matrix, corrected_rate
 from course_correction.suite_tables import suites_table
 from course_correction.suites import SUITES
 

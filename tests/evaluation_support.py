@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, read_data, write_rows
 
 from course_correction.base.files import read_jsonl
-from course_correction.metrics import PathVerdict
+from course_correction.statistics.corr_at_k import PathVerdict
 from eval import EvaluationSettings, evaluate
 
 NUM_ITEMS = 16

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_correction.agreement import (
+from course_correction.statistics.judge_agreement import (
     Confusion,
     agreement_matrix,
     corrected_rate,

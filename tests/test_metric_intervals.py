@@ -9,7 +9,7 @@ from evaluation_support import BY_HAND, verdicts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_correction.metrics import (
+from course_correction.statistics.corr_at_k import (
     PathVerdict,
     RequestRates,
     bootstrap_rates,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from course_correction.metrics import PathVerdict, request_rates, summarise
+from course_correction.statistics.corr_at_k import PathVerdict, request_rates, summarise
 
 
 @pytest.fixture

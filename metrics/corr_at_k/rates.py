@@ -1,1 +1,1 @@
-../../course_correction/metrics.py
+../../course_correction/statistics/corr_at_k.py

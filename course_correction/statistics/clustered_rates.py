@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from course_correction.metrics import bootstrap_rates, interval, sign_flip_p_value
+from course_correction.statistics.corr_at_k import bootstrap_rates, interval, sign_flip_p_value
 
 
 def share_of_yes(verdicts: Sequence[bool | None], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:

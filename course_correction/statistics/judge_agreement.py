@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from course_correction.metrics import BOOTSTRAP_SAMPLES, interval
+from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
 
 
 @dataclass(frozen=True)
