@@ -11,10 +11,10 @@ from typing import Any, Literal
 from course_correction.base.console import announce, run_script
 from course_correction.base.files import write_atomically
 from course_correction.base.settings import parse_settings
-from course_correction.pku500 import PKU500, fetch_pku500
 from course_correction.publishing import open_dataset_repo, push_dataset
 from course_correction.push_settings import DatasetPushSettings
-from course_correction.sources import SEED
+from course_correction.synthesis.reference_items import PKU500, fetch_pku500
+from course_correction.synthesis.sources import SEED
 
 # Registers the dataset as a benchmark of the Hub; pushed at its root.
 BENCHMARK_FILE = Path(__file__).resolve().parent / "integrations" / "eval.yaml"
@@ -23,7 +23,7 @@ BENCHMARK_FILE = Path(__file__).resolve().parent / "integrations" / "eval.yaml"
 def __getattr__(name: str) -> Any:
     """Give the builder on demand: importing `datasets` takes a second that `--help` need not wait for."""
     if name == "C2Eval":
-        from course_correction.builders import C2Eval
+        from course_correction.synthesis.builders import C2Eval
 
         return C2Eval
     raise AttributeError(name)
@@ -44,8 +44,8 @@ class ItemSettings(DatasetPushSettings):
 
 def export(settings: ItemSettings) -> int:
     """Write the items as Parquet with a card, so that `load_dataset(export_dir)` works. Returns the number of items."""
-    from course_correction.builders import EVAL_SCHEMA, eval_table, write_shards
     from course_correction.cards import write_eval_card
+    from course_correction.synthesis.builders import EVAL_SCHEMA, eval_table, write_shards
 
     source = SEED if settings.items == SEED else str(fetch_pku500(settings.pku500_file))
     folder = Path(settings.export_dir)

@@ -22,12 +22,11 @@ from course_correction.base.run_folder import open_run
 from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
 from course_correction.cards import WHERE_TO
 from course_correction.loading import read_chat_template
-from course_correction.preferences import GROUP_SIZE, build_ranked_group, draft_corrections
-from course_correction.prefixes import join_trigger
 from course_correction.publishing import open_dataset_repo, push_dataset
 from course_correction.push_settings import DatasetPushSettings
 from course_correction.samplers import BegunAnswer, SamplerSettings, check_backend, load_sampler
-from course_correction.sources import (
+from course_correction.synthesis.ranked_groups import GROUP_SIZE, build_ranked_group, draft_corrections
+from course_correction.synthesis.sources import (
     SEED,
     SelectionRules,
     SourcePair,
@@ -36,6 +35,7 @@ from course_correction.sources import (
     read_source_rows,
     select_source_pairs,
 )
+from course_correction.synthesis.triggers import join_trigger
 
 WRITTEN = "written"
 
@@ -43,7 +43,7 @@ WRITTEN = "written"
 def __getattr__(name: str) -> Any:
     """Give the builder on demand: importing `datasets` takes a second that `--help` need not wait for."""
     if name == "C2Syn":
-        from course_correction.builders import C2Syn
+        from course_correction.synthesis.builders import C2Syn
 
         return C2Syn
     raise AttributeError(name)
@@ -241,8 +241,8 @@ def export(groups_file: Path, export_dir: Path, settings: SynthesisSettings) -> 
     """
     import json
 
-    from course_correction.builders import GROUPS_A_SHARD, SYN_SCHEMAS, read_groups, syn_tables, write_shards
     from course_correction.cards import describe_groups, write_syn_card
+    from course_correction.synthesis.builders import GROUPS_A_SHARD, SYN_SCHEMAS, read_groups, syn_tables, write_shards
 
     exported = {}
     for name, pairs_a_group in (("pairs", 15), ("ranked", 1)):

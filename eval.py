@@ -25,8 +25,8 @@ from course_correction.judging import JudgeSettings
 from course_correction.publishing import open_repo
 from course_correction.push_settings import ResultPushSettings
 from course_correction.samplers import SamplerSettings, check_backend
-from course_correction.sources import SEED, is_hub_id
 from course_correction.suites import check_suite, check_suites, measure_suite, run_suite
+from course_correction.synthesis.sources import SEED, is_hub_id
 
 
 @dataclass

@@ -51,7 +51,7 @@ def main() -> None:
     from course_correction.generation import SamplingSettings
     from course_correction.prefills import encode_answer, render_prompt
     from course_correction.samplers import BegunAnswer, ModelSampler
-    from course_correction.sources import read_eval_items
+    from course_correction.synthesis.sources import read_eval_items
 
     (settings,) = parse_settings([BenchSettings], description=__doc__)
     model, tokenizer = load_for_bench(settings.model, settings.dtype)

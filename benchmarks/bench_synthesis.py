@@ -47,10 +47,10 @@ def main() -> None:
 
     from c2_syn import SynthesisSettings, select_pairs
     from course_correction.generation import SamplingSettings
-    from course_correction.preferences import draft_corrections
     from course_correction.prefills import encode_answer, render_prompt
-    from course_correction.prefixes import join_trigger
     from course_correction.samplers import BegunAnswer, ModelSampler
+    from course_correction.synthesis.ranked_groups import draft_corrections
+    from course_correction.synthesis.triggers import join_trigger
 
     (settings,) = parse_settings([BenchSettings], description=__doc__)
     model, tokenizer = load_for_bench(settings.model, settings.dtype)

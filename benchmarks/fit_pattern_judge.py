@@ -17,8 +17,8 @@ from course_correction.base.console import run_script
 from course_correction.base.files import read_jsonl
 from course_correction.base.settings import parse_settings
 from course_correction.pattern_judge import _UNIT, CORRECTS, REFUSES, WEIGHTS_FILE, judge_refusal, text_features
-from course_correction.prefixes import TRIGGERS, join_texts
-from course_correction.sources import DATA_FOLDER
+from course_correction.synthesis.sources import DATA_FOLDER
+from course_correction.synthesis.triggers import TRIGGERS, join_texts
 
 # What was written to teach judges counts most; texts cut out of the seed set are many and easy. Chosen by the development
 # half of the labelled set, and by how seldom plain text is called a correction.

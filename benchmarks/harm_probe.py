@@ -21,7 +21,7 @@ from course_correction.base.files import write_json
 from course_correction.base.redaction import public_value
 from course_correction.base.run_folder import library_versions
 from course_correction.base.settings import parse_settings
-from course_correction.sources import (
+from course_correction.synthesis.sources import (
     DATA_FOLDER,
     SEED,
     normalise_request,

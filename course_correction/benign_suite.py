@@ -26,8 +26,8 @@ from course_correction.pattern_judge import judge_refusal
 from course_correction.prefills import encode_answer
 from course_correction.samplers import BegunAnswer
 from course_correction.server_judge import check_calls
-from course_correction.sources import normalise_request, read_benign_rows, read_contrast_pairs
 from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_contrast_pairs
 
 ROWS_FILE = "benign.jsonl"
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"

@@ -13,7 +13,6 @@ from course_correction.judging import Judge
 from course_correction.judging import Path as JudgedPath
 from course_correction.pattern_judge import PatternJudge
 from course_correction.server_judge import check_calls
-from course_correction.sources import DATA_FOLDER
 from course_correction.statistics.judge_agreement import (
     MEASURES,
     agreement_matrix,
@@ -21,6 +20,7 @@ from course_correction.statistics.judge_agreement import (
     fit_threshold,
     summarise_agreement,
 )
+from course_correction.synthesis.sources import DATA_FOLDER
 
 # For fitting; for measuring, with all kinds of difficulty; for measuring on what models really say.
 SPLITS = ("development", "measured", "sampled")

@@ -12,8 +12,8 @@ from typing import Any
 from course_correction.base.files import write_atomically
 from course_correction.base.redaction import public_name, public_value
 from course_correction.base.run_folder import library_versions
-from course_correction.preferences import KINDS
-from course_correction.sources import SEED
+from course_correction.synthesis.ranked_groups import KINDS
+from course_correction.synthesis.sources import SEED
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "dataset_card.md"
 # Settings that say where a result goes and how fast, not what it is.
@@ -182,7 +182,7 @@ def write_syn_card(
     """
     from datasets import Features
 
-    from course_correction.builders import SYN_SCHEMAS
+    from course_correction.synthesis.builders import SYN_SCHEMAS
 
     is_seed, is_written = settings.source == SEED, settings.teacher == "written"
     teacher = public_name(settings.server_model or settings.teacher_model)
@@ -234,7 +234,7 @@ def write_eval_card(folder: Path, exported: Any, num_requests: int, settings: An
     """
     from datasets import Features
 
-    from course_correction.builders import EVAL_SCHEMA
+    from course_correction.synthesis.builders import EVAL_SCHEMA
 
     is_seed = settings.items == SEED
     card = {

@@ -14,7 +14,7 @@ from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.loading import load_model
 from course_correction.prefills import encode_answer, render_prompt
-from course_correction.sources import normalise_request
+from course_correction.synthesis.sources import normalise_request
 
 ROWS_FILE = "dynamics.jsonl"
 # Words that a turn or a refusal begins with. Measured is the mass of the tokens that spell them, see `safety_tokens`.

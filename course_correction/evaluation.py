@@ -13,9 +13,9 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
 from course_correction.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
 from course_correction.prefills import encode_answer, render_closed_turn
-from course_correction.prefixes import OPENERS
 from course_correction.samplers import BegunAnswer, load_sampler
-from course_correction.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
+from course_correction.synthesis.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
+from course_correction.synthesis.triggers import OPENERS
 
 
 class Evaluation:

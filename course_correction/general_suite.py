@@ -25,9 +25,9 @@ from course_correction.harness import (
     run_task,
     wrap_model,
 )
-from course_correction.sources import DATA_FOLDER
 from course_correction.statistics.clustered_rates import paired_share
 from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
+from course_correction.synthesis.sources import DATA_FOLDER
 
 ROWS_FILE = "general.jsonl"
 # Where these differ the model was asked other things, and no difference is taken.

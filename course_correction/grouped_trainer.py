@@ -32,8 +32,8 @@ from course_correction.objective import (
     sum_paths,
     transition_loss,
 )
-from course_correction.preferences import PAIR_RANKS
 from course_correction.prefills import render_prompt, tokenize_benign
+from course_correction.synthesis.ranked_groups import PAIR_RANKS
 from course_correction.training_loop import ResumeDraws, WatchedTraining
 
 # A weight is read once for all rows of a batch: on a CPU few rows cost nearly what many do.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from course_correction.base.errors import UsageError
-from course_correction.sources import DATA_FOLDER
+from course_correction.synthesis.sources import DATA_FOLDER
 
 TASKS_FOLDER = DATA_FOLDER.parent / "integrations" / "lm_eval_general"
 # Of the ratio of summed values to summed weights; each weight is 1 but where words or bytes are counted.

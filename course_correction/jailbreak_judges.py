@@ -18,7 +18,7 @@ from course_correction.judging import Path
 from course_correction.model_judges import _ScoringJudge
 from course_correction.pattern_judge import judge_refusal
 from course_correction.server_judge import check_calls
-from course_correction.sources import read_benign_rows
+from course_correction.synthesis.sources import read_benign_rows
 
 ROWS_FILE = "jailbreak.jsonl"
 VERDICTS_FILE = "jailbreak_verdicts.jsonl"

@@ -16,7 +16,6 @@ from course_correction.calibration import quote_calibration
 from course_correction.html_report import RunData, read_run, write_html_report
 from course_correction.pattern_judge import find_correction, judge_refusal
 from course_correction.report import write_report
-from course_correction.sources import normalise_request
 from course_correction.statistics.clustered_rates import paired_share
 from course_correction.statistics.corr_at_k import (
     PathVerdict,
@@ -32,6 +31,7 @@ from course_correction.statistics.corr_at_k import (
 from course_correction.statistics.judge_agreement import Confusion, agreement_matrix, corrected_rate
 from course_correction.suite_tables import suites_table
 from course_correction.suites import SUITES
+from course_correction.synthesis.sources import normalise_request
 
 # Where results lie and go says nothing of them.
 NOT_SHOWN = frozenset({"output_dir", "baseline_dir", "push_to_hub", "hub_private_repo", "create_pr"})

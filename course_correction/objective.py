@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
-from course_correction.preferences import PAIR_RANKS
+from course_correction.synthesis.ranked_groups import PAIR_RANKS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from course_correction.judging import Path, Verdict
-from course_correction.sources import DATA_FOLDER
+from course_correction.synthesis.sources import DATA_FOLDER
 
 WEIGHTS_FILE = DATA_FOLDER / "pattern_judge.json"
 CORRECTS, REFUSES = "corrects", "refuses"

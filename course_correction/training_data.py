@@ -8,8 +8,8 @@ from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
-from course_correction.preferences import RANKED_SCHEMA, check_ranked_group
-from course_correction.sources import SEED, normalise_request, read_benign_rows, read_eval_items
+from course_correction.synthesis.ranked_groups import RANKED_SCHEMA, check_ranked_group
+from course_correction.synthesis.sources import SEED, normalise_request, read_benign_rows, read_eval_items
 
 CONFIGS = {"grouped": "ranked", "pairwise": "pairs"}
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")

@@ -20,7 +20,7 @@ from course_correction.generation import SamplingSettings
 from course_correction.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
 from course_correction.judging import JudgeSettings, Path, make_judge
 from course_correction.prefills import encode_answer
-from course_correction.sources import SEED, normalise_request, read_eval_items
+from course_correction.synthesis.sources import SEED, normalise_request, read_eval_items
 
 PREFILL_TOKENS = (10, 20, 30, 40, 50, 60, 70, 80)
 TOO_SHORT = "too_short"

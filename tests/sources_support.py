@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from course_correction.sources import SelectionRules, SourcePair, select_source_pairs
+from course_correction.synthesis.sources import SelectionRules, SourcePair, select_source_pairs
 
 SECRET = "zebra-in-the-row"
 LONG = " ".join(["word, " * 10 + "end."] * 9)

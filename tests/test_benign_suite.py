@@ -9,7 +9,7 @@ from course_correction import judging
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.benign_suite import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
-from course_correction.sources import read_contrast_pairs
+from course_correction.synthesis.sources import read_contrast_pairs
 from eval import evaluate
 
 

@@ -157,7 +157,7 @@ def test_a_group_that_synthesis_dropped_is_left_out(groups, tmp_path):
     ],
 )
 def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, message, groups, tmp_path):
-    from course_correction.builders import read_groups
+    from course_correction.synthesis.builders import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [groups[0], {**groups[1], **change}])
     with pytest.raises(UsageError, match=message) as error:
@@ -167,7 +167,7 @@ def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, m
 
 
 def test_a_group_that_lacks_a_column_is_refused(groups, tmp_path):
-    from course_correction.builders import read_groups
+    from course_correction.synthesis.builders import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [{k: v for k, v in groups[0].items() if k != "triggers"}])
     with pytest.raises(UsageError, match="lacks triggers"):
@@ -194,7 +194,7 @@ def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(groups, exported,
 
 
 def test_exporting_again_replaces_the_shards_of_a_larger_export(groups, tmp_path):
-    from course_correction.builders import SYN_SCHEMAS, syn_tables, write_shards
+    from course_correction.synthesis.builders import SYN_SCHEMAS, syn_tables, write_shards
 
     large = write_groups(tmp_path / "large.jsonl", [make_group(f"g-{number}", ["pencil"]) for number in range(1200)])
     small = write_groups(tmp_path / "small.jsonl", groups[:2])
@@ -207,7 +207,7 @@ def test_exporting_again_replaces_the_shards_of_a_larger_export(groups, tmp_path
 
 
 def test_the_six_texts_of_a_group_are_stored_about_once_in_the_pairs(tmp_path):
-    from course_correction.builders import SYN_SCHEMAS, syn_tables, write_shards
+    from course_correction.synthesis.builders import SYN_SCHEMAS, syn_tables, write_shards
 
     random_source = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -231,7 +231,7 @@ def test_the_six_texts_of_a_group_are_stored_about_once_in_the_pairs(tmp_path):
 
 def test_the_eval_builder_gives_the_seed_sets_held_out_requests(tmp_path):
     from c2_eval import C2Eval
-    from course_correction.sources import read_eval_items
+    from course_correction.synthesis.sources import read_eval_items
 
     builder = C2Eval(config_name="seed", cache_dir=str(tmp_path))
     builder.download_and_prepare()
@@ -251,7 +251,7 @@ def test_the_eval_builder_refuses_a_file_with_another_checksum(tmp_path):
 
 def test_what_fails_in_the_benchmarks_own_process_is_one_line_here() -> None:
     from benchmarks.bench_export import apart
-    from course_correction.pku500 import fetch_pku500
+    from course_correction.synthesis.reference_items import fetch_pku500
 
     with pytest.raises(UsageError, match="There is no file nowhere"):
         apart(fetch_pku500, "nowhere")

@@ -12,10 +12,10 @@ import pytest
 from conftest import as_pku_row, read_data, write_rows
 from sources_support import LONG, SECRET, assert_one_line_without_row_text, source_row
 
-from course_correction import pku500
 from course_correction.base.errors import UsageError
-from course_correction.pku500 import fetch_pku500
-from course_correction.sources import SEED, read_eval_items
+from course_correction.synthesis import reference_items as pku500
+from course_correction.synthesis.reference_items import fetch_pku500
+from course_correction.synthesis.sources import SEED, read_eval_items
 
 
 def test_evaluation_items_are_read_from_either_schema(tmp_path: Path) -> None:

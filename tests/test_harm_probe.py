@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.harm_probe import ProbeSettings, found_shares, hidden_means, probe_sizes, read_texts, table
 from course_correction.base.errors import UsageError
-from course_correction.sources import read_eval_items
+from course_correction.synthesis.sources import read_eval_items
 
 
 @pytest.fixture

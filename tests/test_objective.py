@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from course_correction.base.errors import UsageError
 from course_correction.group_batches import split_by_length
-from course_correction.preferences import pairs_table, ranked_table
+from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
 from tests.conftest import read_data
 from train_dpo import ObjectiveSettings
 

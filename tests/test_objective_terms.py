@@ -18,7 +18,7 @@ from course_correction.objective import (
     sum_paths,
     transition_loss,
 )
-from course_correction.preferences import PAIR_RANKS
+from course_correction.synthesis.ranked_groups import PAIR_RANKS
 
 COMPLETIONS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=6)
 

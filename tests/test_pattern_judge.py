@@ -8,7 +8,7 @@ from conftest import read_data
 
 from course_correction.judging import Path, Verdict
 from course_correction.pattern_judge import PatternJudge, find_correction, judge_refusal, probability, text_features
-from course_correction.prefixes import TRIGGERS
+from course_correction.synthesis.triggers import TRIGGERS
 
 # Short plain cases, none of them among the texts that the weights were fitted to.
 CORRECTED = """

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_correction.base.errors import UsageError
-from course_correction.preferences import (
+from course_correction.synthesis.ranked_groups import (
     CORRECTING,
     EARLIER,
     KINDS,
@@ -22,7 +22,7 @@ from course_correction.preferences import (
     pairs_table,
     ranked_table,
 )
-from course_correction.sources import SourcePair
+from course_correction.synthesis.sources import SourcePair
 
 SECRET = "zebra-in-the-row"
 

@@ -11,20 +11,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from course_correction.base.seeding import random_for
-from course_correction.preferences import draft_corrections
-from course_correction.prefixes import (
+from course_correction.synthesis.cuts import count_marks, cut_initial_harmful_responses, find_cut_positions
+from course_correction.synthesis.ranked_groups import draft_corrections
+from course_correction.synthesis.sources import SourcePair
+from course_correction.synthesis.triggers import (
     OPENERS,
     TRIGGERS,
-    count_marks,
-    cut_initial_harmful_responses,
     draw_opener,
     draw_triggers,
     ends_clause,
-    find_cut_positions,
     join_texts,
     join_trigger,
 )
-from course_correction.sources import SourcePair
 
 MARKS = ".,;:!?"
 any_text = st.text(alphabet=st.sampled_from("ab é中.,;:!?\n\t 3\"')"), max_size=120) | st.text(max_size=80)

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from conftest import ROOT, read_data
 
-from course_correction.preferences import build_ranked_group, check_ranked_group, draft_corrections
-from course_correction.prefixes import find_cut_positions
-from course_correction.sources import (
+from course_correction.synthesis.cuts import find_cut_positions
+from course_correction.synthesis.ranked_groups import build_ranked_group, check_ranked_group, draft_corrections
+from course_correction.synthesis.sources import (
     SEED,
     SelectionRules,
     normalise_request,
@@ -182,7 +182,7 @@ def test_the_labelled_set_is_balanced_and_as_large_as_its_readme_says() -> None:
 
 
 def test_at_least_half_of_the_corrected_rows_use_no_wording_of_the_triggers() -> None:
-    from course_correction.prefixes import TRIGGERS
+    from course_correction.synthesis.triggers import TRIGGERS
 
     def pieces(text: str) -> set[tuple[str, ...]]:
         words = re.findall(r"[a-z']+", text.lower())

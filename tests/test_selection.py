@@ -10,8 +10,8 @@ import pytest
 from conftest import as_pku_row, read_data
 from sources_support import LONG, select, source_row
 
-from course_correction.prefixes import cut_initial_harmful_responses
-from course_correction.sources import (
+from course_correction.synthesis.cuts import cut_initial_harmful_responses
+from course_correction.synthesis.sources import (
     SEED,
     SelectionRules,
     normalise_request,

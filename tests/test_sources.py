@@ -11,9 +11,9 @@ import pytest
 from conftest import as_pku_row, read_data, write_rows
 from sources_support import MAIN_COLUMNS, SECRET, assert_one_line_without_row_text, select, source_row
 
-from course_correction import sources
 from course_correction.base.errors import UsageError
-from course_correction.sources import PKU_SAFERLHF, SEED, read_eval_items, read_source_rows
+from course_correction.synthesis import sources
+from course_correction.synthesis.sources import PKU_SAFERLHF, SEED, read_eval_items, read_source_rows
 
 
 @pytest.mark.parametrize("extra", [{}, MAIN_COLUMNS], ids=["v0", "main"])

@@ -14,7 +14,7 @@ from c2_syn import SynthesisSettings, synthesize
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.base.resumable_rows import UnitFile
-from course_correction.preferences import check_ranked_group
+from course_correction.synthesis.ranked_groups import check_ranked_group
 
 NUM_REQUESTS = 7
 PER_UNIT = 2
@@ -226,7 +226,7 @@ def test_a_misspelt_exclusion_is_one_line_that_names_it(tmp_path: Path, source: 
 
 
 def test_the_builder_is_had_from_the_script_module() -> None:
-    from course_correction.builders import C2Syn
+    from course_correction.synthesis.builders import C2Syn
 
     assert c2_syn.C2Syn is C2Syn
     with pytest.raises(AttributeError):

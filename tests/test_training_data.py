@@ -6,7 +6,7 @@ import pytest
 from training_support import NUM_GROUPS, OBJECTIVES, read_rows, write_dataset
 
 from course_correction.base.errors import UsageError
-from course_correction.sources import read_eval_items
+from course_correction.synthesis.sources import read_eval_items
 
 pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 

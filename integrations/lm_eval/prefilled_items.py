@@ -8,7 +8,7 @@ from course_correction.judging import Path
 from course_correction.loading import load_tokenizer
 from course_correction.pattern_judge import PatternJudge
 from course_correction.prefills import encode_answer
-from course_correction.sources import SEED, read_eval_items
+from course_correction.synthesis.sources import SEED, read_eval_items
 
 
 def load_prefilled_items(

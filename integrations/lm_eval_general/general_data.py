@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from course_correction.base.files import read_jsonl
-from course_correction.sources import DATA_FOLDER, read_benign_rows
+from course_correction.synthesis.sources import DATA_FOLDER, read_benign_rows
 
 
 def load_questions(**_: Any) -> dict[str, Any]:

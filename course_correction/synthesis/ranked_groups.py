@@ -8,14 +8,9 @@ import pyarrow as pa
 
 from course_correction.base.errors import UsageError
 from course_correction.base.seeding import random_for
-from course_correction.prefixes import (
-    cut_initial_harmful_responses,
-    draw_opener,
-    draw_triggers,
-    join_texts,
-    join_trigger,
-)
-from course_correction.sources import SourcePair
+from course_correction.synthesis.cuts import cut_initial_harmful_responses
+from course_correction.synthesis.sources import SourcePair
+from course_correction.synthesis.triggers import draw_opener, draw_triggers, join_texts, join_trigger
 
 KINDS: tuple[str, ...] = ("safe", "corrected_1", "corrected_2", "corrected_3", "corrected_4", "harmful")
 GROUP_SIZE = len(KINDS)

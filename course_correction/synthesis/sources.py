@@ -15,10 +15,10 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.base.redaction import public_name
-from course_correction.pku500 import PKU500, fetch_pku500
-from course_correction.prefixes import count_marks
+from course_correction.synthesis.cuts import count_marks
+from course_correction.synthesis.reference_items import PKU500, fetch_pku500
 
-DATA_FOLDER = Path(__file__).resolve().parent.parent / "data"
+DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
 SEED = "seed"
 PKU_SAFERLHF = "PKU-Alignment/PKU-SafeRLHF"
 PKU_SAFERLHF_REVISION = "v0"

@@ -11,15 +11,15 @@ import pyarrow.parquet
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.pku500 import PKU500, fetch_pku500
-from course_correction.preferences import (
+from course_correction.synthesis.ranked_groups import (
     PAIRS_SCHEMA,
     RANKED_SCHEMA,
     check_ranked_group,
     pairs_table,
     ranked_table,
 )
-from course_correction.sources import DATA_FOLDER, SEED, read_eval_items
+from course_correction.synthesis.reference_items import PKU500, fetch_pku500
+from course_correction.synthesis.sources import DATA_FOLDER, SEED, read_eval_items
 
 GROUPS_A_TABLE = 500
 GROUPS_A_SHARD = 10_000  # At 15 pairs each: five shards at full size, some 100 MB each with texts of real length.
