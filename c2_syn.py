@@ -21,10 +21,11 @@ from course_correction.base.resumable_rows import run_units
 from course_correction.base.run_folder import open_run
 from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
 from course_correction.cards import WHERE_TO
-from course_correction.loading import read_chat_template
+from course_correction.generation.choice import SamplerSettings, check_backend, load_sampler
+from course_correction.generation.loading import read_chat_template
+from course_correction.generation.protocol import BegunAnswer
 from course_correction.publishing import open_dataset_repo, push_dataset
 from course_correction.push_settings import DatasetPushSettings
-from course_correction.samplers import BegunAnswer, SamplerSettings, check_backend, load_sampler
 from course_correction.synthesis.ranked_groups import GROUP_SIZE, build_ranked_group, draft_corrections
 from course_correction.synthesis.sources import (
     SEED,
@@ -190,8 +191,8 @@ def _written_teacher(settings: SynthesisSettings) -> tuple[WriteGroups, None]:
 
 
 def _model_teacher(settings: SynthesisSettings) -> tuple[WriteGroups, Any]:
-    from course_correction.generation import SamplingSettings
-    from course_correction.prefills import encode_answer
+    from course_correction.generation.chat_format import encode_answer
+    from course_correction.generation.decoding import SamplingSettings
 
     loading = {
         "dtype": settings.teacher_dtype,

@@ -20,11 +20,11 @@ from course_correction.benign_suite import BenignSettings
 from course_correction.dynamics_suite import DynamicsSettings
 from course_correction.evaluation import Evaluation
 from course_correction.general_suite import GeneralSettings
+from course_correction.generation.choice import SamplerSettings, check_backend
 from course_correction.jailbreak_suite import JailbreakSettings
 from course_correction.judging import JudgeSettings
 from course_correction.publishing import open_repo
 from course_correction.push_settings import ResultPushSettings
-from course_correction.samplers import SamplerSettings, check_backend
 from course_correction.suites import check_suite, check_suites, measure_suite, run_suite
 from course_correction.synthesis.sources import SEED, is_hub_id
 

@@ -32,14 +32,8 @@ def build_trainer(
     """Return the trainer, ready to train, and facts for train_metrics.json."""
     from trl import get_peft_config, get_quantization_config
 
-    from course_correction.loading import (
-        explain_loading_error,
-        keep_freed_memory,
-        load_tokenizer,
-        pick_dtype,
-        pinned_revision,
-        resolve_model_name,
-    )
+    from course_correction.generation.loading import explain_loading_error, keep_freed_memory, load_tokenizer, pick_dtype
+    from course_correction.generation.offline_models import pinned_revision, resolve_model_name
     from course_correction.training_loop import PairwiseDPOTrainer
 
     keep_freed_memory()
@@ -123,7 +117,7 @@ def train(
     import yaml
 
     from course_correction.cards import write_model_card
-    from course_correction.loading import base_model_id
+    from course_correction.generation.offline_models import base_model_id
     from course_correction.published_training import (
         PushCheckpoints,
         find_checkpoint,
@@ -247,7 +241,7 @@ def main() -> None:
     import torch
     from trl import DPOConfig, ModelConfig
 
-    from course_correction.loading import has_fast_bfloat16
+    from course_correction.generation.loading import has_fast_bfloat16
 
     if not torch.cuda.is_available() and not any(argument.startswith("--use_cpu") for argument in sys.argv):
         announce("No CUDA device: training on the CPU (--use_cpu true).")

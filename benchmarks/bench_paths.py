@@ -48,9 +48,10 @@ def main() -> None:
     """Time both in turn and print their speeds and the ratio."""
     import torch
 
-    from course_correction.generation import SamplingSettings
-    from course_correction.prefills import encode_answer, render_prompt
-    from course_correction.samplers import BegunAnswer, ModelSampler
+    from course_correction.generation.chat_format import encode_answer, render_prompt
+    from course_correction.generation.decoding import SamplingSettings
+    from course_correction.generation.protocol import BegunAnswer
+    from course_correction.generation.samplers import ModelSampler
     from course_correction.synthesis.sources import read_eval_items
 
     (settings,) = parse_settings([BenchSettings], description=__doc__)

@@ -46,9 +46,10 @@ def main() -> None:
     import torch
 
     from c2_syn import SynthesisSettings, select_pairs
-    from course_correction.generation import SamplingSettings
-    from course_correction.prefills import encode_answer, render_prompt
-    from course_correction.samplers import BegunAnswer, ModelSampler
+    from course_correction.generation.chat_format import encode_answer, render_prompt
+    from course_correction.generation.decoding import SamplingSettings
+    from course_correction.generation.protocol import BegunAnswer
+    from course_correction.generation.samplers import ModelSampler
     from course_correction.synthesis.ranked_groups import draft_corrections
     from course_correction.synthesis.triggers import join_trigger
 

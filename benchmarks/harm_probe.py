@@ -87,8 +87,8 @@ def hidden_means(settings: ProbeSettings, texts: dict[str, Texts]) -> dict[str, 
     import numpy as np
     import torch
 
-    from course_correction.loading import load_model, load_tokenizer
-    from course_correction.prefills import encode_answer, render_prompt
+    from course_correction.generation.chat_format import encode_answer, render_prompt
+    from course_correction.generation.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(settings.model_name_or_path)
     model = load_model(settings.model_name_or_path, adapter=settings.adapter_name_or_path)

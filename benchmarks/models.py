@@ -11,7 +11,7 @@ def random_model_folder(folder: Path) -> str:
     """Save a config of Llama-2-7B's shape with SmolLM2's tokenizer, and return the folder; weights come later."""
     from transformers import LlamaConfig
 
-    from course_correction.loading import load_tokenizer
+    from course_correction.generation.loading import load_tokenizer
 
     config = LlamaConfig(
         vocab_size=49152, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
@@ -25,7 +25,7 @@ def load_for_bench(name: str, dtype: str) -> tuple[Any, Any]:
     """Return model and tokenizer; for `llama2-7b-shape` random weights on the GPU."""
     import torch
 
-    from course_correction.loading import load_model, load_tokenizer
+    from course_correction.generation.loading import load_model, load_tokenizer
 
     if name != RANDOM_7B:
         return load_model(name, dtype=dtype), load_tokenizer(name)

@@ -21,10 +21,10 @@ from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.redaction import public_name
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
+from course_correction.generation.chat_format import encode_answer
+from course_correction.generation.protocol import BegunAnswer
 from course_correction.judging import Path as JudgedPath
 from course_correction.pattern_judge import judge_refusal
-from course_correction.prefills import encode_answer
-from course_correction.samplers import BegunAnswer
 from course_correction.server_judge import check_calls
 from course_correction.statistics.clustered_rates import paired_share, share_of_yes
 from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_contrast_pairs
@@ -155,7 +155,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
 
     Of an answer that has fewer than k tokens nothing is asked: its `answer` is null.
     """
-    from course_correction.generation import SamplingSettings
+    from course_correction.generation.decoding import SamplingSettings
 
     settings = evaluation.settings
     rows = _contrasts(evaluation)

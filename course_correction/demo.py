@@ -56,7 +56,7 @@ class DemoSettings:
         if self.size not in ("auto", "full", "small"):
             raise UsageError(f"size is {self.size!r}, but takes auto, full or small.")
         if self.size == "auto":
-            from course_correction.loading import has_fast_bfloat16
+            from course_correction.generation.loading import has_fast_bfloat16
 
             return not has_fast_bfloat16()
         return self.size == "small"

@@ -21,8 +21,8 @@ def benign_drift(model: Any, reference: Any, tokenizer: Any, rows: list[dict[str
     import torch
     from tqdm.auto import tqdm
 
+    from course_correction.generation.chat_format import tokenize_benign
     from course_correction.objective import kl_by_token
-    from course_correction.prefills import tokenize_benign
 
     totals, count = torch.zeros(2, dtype=torch.float64), 0
     by_position, answers = torch.zeros(POSITIONS, dtype=torch.float64), torch.zeros(POSITIONS, dtype=torch.float64)

@@ -12,8 +12,8 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.loading import load_model
-from course_correction.prefills import encode_answer, render_prompt
+from course_correction.generation.chat_format import encode_answer, render_prompt
+from course_correction.generation.loading import load_model
 from course_correction.synthesis.sources import normalise_request
 
 ROWS_FILE = "dynamics.jsonl"
@@ -108,8 +108,8 @@ def _items(evaluation: Any) -> list[dict[str, str]]:
 
 def run(evaluation: Any, ranks: Ranks) -> None:
     """Write a row for each item: for each k `mass`, and with a reference `reference_mass` and `kl`, a number a position."""
-    from course_correction.generation import SamplingSettings
-    from course_correction.shared_prefix import shares_prefixes
+    from course_correction.generation.decoding import SamplingSettings
+    from course_correction.generation.shared_prefix import shares_prefixes
 
     settings = evaluation.settings
     units = chunked(_items(evaluation), settings.requests_per_unit)
@@ -160,7 +160,7 @@ def _begin(item: dict[str, str], tokenizer: Any, prefill_tokens: list[int]) -> _
 
 def _go_on(model: Any, tokenizer: Any, begun: list[_BegunItem], settings: Any, shares: bool) -> list[list[int]]:
     """Return what the model writes after each prefill of each item, in order: token ids."""
-    from course_correction.generation import continue_prefills, continue_trees, grow_tree
+    from course_correction.generation.decoding import continue_prefills, continue_trees, grow_tree
 
     if not begun:
         return []

@@ -11,9 +11,10 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest, write_json
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
-from course_correction.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
-from course_correction.prefills import encode_answer, render_closed_turn
-from course_correction.samplers import BegunAnswer, load_sampler
+from course_correction.generation.chat_format import encode_answer, render_closed_turn
+from course_correction.generation.choice import load_sampler
+from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
+from course_correction.generation.protocol import BegunAnswer
 from course_correction.synthesis.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
 from course_correction.synthesis.triggers import OPENERS
 
@@ -118,7 +119,7 @@ class Evaluation:
 
     def sample_items(self, items: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Sample all paths of some items. Rows by item, then k, then path."""
-        from course_correction.generation import SamplingSettings
+        from course_correction.generation.decoding import SamplingSettings
 
         settings, sampler = self.settings, self.sampler()
         sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
@@ -150,7 +151,7 @@ class Evaluation:
 
     def answer_benign(self, ranks: Ranks) -> None:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
-        from course_correction.generation import SamplingSettings
+        from course_correction.generation.decoding import SamplingSettings
 
         units = chunked(read_benign_rows("eval")[: self.settings.max_benign], PROMPTS_A_UNIT)
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from course_correction.shared_prefix import PLAIN_MODEL_TYPES
+from course_correction.generation.shared_prefix import PLAIN_MODEL_TYPES
 
 
 def find_frozen_layers(model: Any) -> list[Any]:

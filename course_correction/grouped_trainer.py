@@ -19,9 +19,10 @@ from trl.trainer.utils import use_adapter
 from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, chunked, text_digest, write_json
 from course_correction.frozen_layers import find_frozen_layers, recorded, replayed
-from course_correction.generation import SamplingSettings, continue_prefills
+from course_correction.generation.chat_format import render_prompt, tokenize_benign
+from course_correction.generation.decoding import SamplingSettings, continue_prefills
+from course_correction.generation.loading import weights_identity
 from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
-from course_correction.loading import weights_identity
 from course_correction.objective import (
     accuracy_by_distance,
     additive_mask,
@@ -32,7 +33,6 @@ from course_correction.objective import (
     sum_paths,
     transition_loss,
 )
-from course_correction.prefills import render_prompt, tokenize_benign
 from course_correction.synthesis.ranked_groups import PAIR_RANKS
 from course_correction.training_loop import ResumeDraws, WatchedTraining
 

@@ -23,9 +23,10 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import check_values
-from course_correction.generation import SamplingSettings
-from course_correction.prefills import render_prompt
-from course_correction.samplers import BegunAnswer, SamplerSettings, Written, load_sampler
+from course_correction.generation.chat_format import render_prompt
+from course_correction.generation.choice import SamplerSettings, load_sampler
+from course_correction.generation.decoding import SamplingSettings
+from course_correction.generation.protocol import BegunAnswer, Written
 
 # Samples that start together are computed together: the first waits until none has come for so long.
 _GATHER_S = 0.1

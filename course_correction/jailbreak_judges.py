@@ -145,7 +145,7 @@ class FirstWordJudge(_ScoringJudge):
 
     def __init__(self, model: str, revision: str | None = None, template: str | None = None) -> None:
         """Load the model."""
-        from course_correction.loading import load_model, load_tokenizer
+        from course_correction.generation.loading import load_model, load_tokenizer
 
         super().__init__(0.5)
         self.name, self._template = model, read_template(template) if template else None

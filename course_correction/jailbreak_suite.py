@@ -17,6 +17,7 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
 from course_correction.ciphers import CIPHERS
+from course_correction.generation.protocol import BegunAnswer
 from course_correction.jailbreak_judges import (
     DEFAULT_MODELS,
     ROWS_FILE,
@@ -25,7 +26,6 @@ from course_correction.jailbreak_judges import (
     read_template,
 )
 from course_correction.jailbreaks import AttackPrompt, index_prompts, read_attack_prompts
-from course_correction.samplers import BegunAnswer
 from course_correction.statistics.clustered_rates import paired_share, share_of_yes
 
 _JUDGING = "jailbreak_judging"
@@ -153,7 +153,7 @@ def _check_baseline(folder: FilePath, settings: Any) -> None:
 
 def run(evaluation: Any, ranks: Ranks) -> None:
     """Write jailbreak.jsonl: the model's greedy answer to each attack prompt; null prompts are marked and not asked."""
-    from course_correction.generation import SamplingSettings
+    from course_correction.generation.decoding import SamplingSettings
 
     units = chunked(_read_prompts(evaluation.settings), PROMPTS_A_UNIT)
     sampling = SamplingSettings(evaluation.settings.jailbreak_max_new_tokens, temperature=0, seed=evaluation.settings.seed)

@@ -55,7 +55,7 @@ class TransformersJudge(_ScoringJudge):
 
     def __init__(self, model: str, revision: str | None = None, threshold: float = 0.5) -> None:
         """Load the model."""
-        from course_correction.loading import load_model, load_tokenizer
+        from course_correction.generation.loading import load_model, load_tokenizer
 
         super().__init__(threshold)
         self.name = f"transformers/{public_name(model)}"
@@ -118,7 +118,8 @@ class ClassifierJudge(_ScoringJudge):
         """Load the classifier."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from course_correction.loading import check_reachable, explain_loading_error, quiet_libraries
+        from course_correction.generation.loading import check_reachable, explain_loading_error
+        from course_correction.generation.offline_models import quiet_libraries
 
         super().__init__(threshold)
         self.name = f"classifier/{public_name(model)}"

@@ -11,9 +11,9 @@ from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, text_digest
 from course_correction.base.redaction import public_name
+from course_correction.generation.openai_client import Server, ServerError
 from course_correction.judge_prompt import build_judge_messages, share_of_yes
 from course_correction.judging import Judge, Path, Verdict
-from course_correction.server import Server, ServerError
 
 
 class OpenAIJudge:

@@ -16,10 +16,10 @@ from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, grouped
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 
 from course_correction.base.errors import UsageError
-from course_correction.generation import SamplingSettings
+from course_correction.generation.chat_format import encode_answer
+from course_correction.generation.decoding import SamplingSettings
 from course_correction.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
 from course_correction.judging import JudgeSettings, Path, make_judge
-from course_correction.prefills import encode_answer
 from course_correction.synthesis.sources import SEED, normalise_request, read_eval_items
 
 PREFILL_TOKENS = (10, 20, 30, 40, 50, 60, 70, 80)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from conftest import read_data
 
-from course_correction.generation import SamplingSettings
-from course_correction.prefills import encode_answer
-from course_correction.samplers import BegunAnswer, ModelSampler
-from course_correction.server import Server
-from course_correction.server_sampler import ServerSampler
+from course_correction.generation.chat_format import encode_answer
+from course_correction.generation.decoding import SamplingSettings
+from course_correction.generation.openai_client import Server
+from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.samplers import ModelSampler
+from course_correction.generation.server_sampler import ServerSampler
 
 REQUEST = read_data("requests_eval")[0]["request"]
 ANSWER = read_data("requests_eval")[0]["full_harmful_response"]
@@ -57,7 +58,7 @@ class Scripted:
             ids = [tokenizer.bos_token_id, *ids]
         count = asked.get("n", 1) if self.gives_many else 1
         settings = SamplingSettings(asked["max_tokens"], asked.get("temperature", 1), asked.get("top_p", 1))
-        from course_correction.generation import continue_prefills
+        from course_correction.generation.decoding import continue_prefills
 
         keys = [f"{asked.get('seed')} {number}" for number in range(count)]
         with self.model_lock:
@@ -153,7 +154,7 @@ def server_sampler(url: str, tokenizer: Any, **limits: Any) -> ServerSampler:
 @pytest.fixture(scope="module")
 def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`transformers serve` with SmolLM2 on loopback; gives its base URL."""
-    from course_correction.loading import resolve_model_name
+    from course_correction.generation.offline_models import resolve_model_name
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

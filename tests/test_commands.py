@@ -143,7 +143,7 @@ def gated_error(name: str) -> Exception:
 
 
 def test_a_gated_model_names_the_terms_and_the_login():
-    from course_correction.loading import explain_loading_error
+    from course_correction.generation.loading import explain_loading_error
 
     message = str(explain_loading_error("meta-llama/Llama-2-7b-chat-hf", gated_error("meta-llama/Llama-2-7b-chat-hf")))
     assert "gated" in message and "HF_TOKEN" in message and "\n" not in message

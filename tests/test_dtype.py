@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from course_correction.loading import has_fast_bfloat16, load_model, pick_dtype
+from course_correction.generation.loading import has_fast_bfloat16, load_model, pick_dtype
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16 in hardware", "none"])

@@ -19,7 +19,7 @@ def test_masses_and_kl_are_those_of_whole_distributions(settings_for, tmp_path, 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from course_correction.prefills import encode_answer, render_prompt
+    from course_correction.generation.chat_format import encode_answer, render_prompt
 
     adapter = save_adapter(tiny_model_folder, tmp_path / "adapter", 0)
     metrics = evaluate(settings_for(suite=["dynamics"], adapter_name_or_path=str(adapter)))

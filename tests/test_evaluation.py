@@ -115,7 +115,7 @@ def test_where_every_response_is_too_short_the_metrics_are_null(settings_for, tm
 
 
 def test_a_finished_evaluation_is_measured_again_without_loading_the_model(settings_for, monkeypatch):
-    from course_correction import loading
+    from course_correction.generation import loading
 
     first = evaluate(settings_for())
     monkeypatch.setattr(loading, "load_model", lambda *arguments: pytest.fail("the model was loaded"))

@@ -7,7 +7,7 @@ from conftest import write_rows
 from evaluation_support import LENGTHS, rows_of
 
 from course_correction.base.errors import UsageError
-from course_correction.loading import load_tokenizer
+from course_correction.generation.loading import load_tokenizer
 from eval import evaluate
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from server_support import ANSWER
 
-from course_correction.generation import (
+from course_correction.generation.chat_format import encode_answer, render_prompt
+from course_correction.generation.decoding import (
     Continuation,
     SamplingSettings,
     Tree,
@@ -22,8 +23,7 @@ from course_correction.generation import (
     grow_tree,
     path_uniforms,
 )
-from course_correction.prefills import encode_answer, render_prompt
-from course_correction.shared_prefix import shares_prefixes
+from course_correction.generation.shared_prefix import shares_prefixes
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral")
 GREEDY = SamplingSettings(max_new_tokens=10, temperature=0)

@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT, read_data
 from evaluation_support import Paths, run_eval_py
 
+from course_correction.generation.chat_format import encode_answer, render_prompt
+from course_correction.generation.offline_models import resolve_model_name
 from course_correction.judging import ScriptedJudge
-from course_correction.loading import resolve_model_name
 from course_correction.pattern_judge import PatternJudge
-from course_correction.prefills import encode_answer, render_prompt
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 LM_EVAL_TASKS = ROOT / "integrations" / "lm_eval"
@@ -90,7 +90,7 @@ def test_the_harness_leaves_out_items_shorter_than_k_and_paths_without_a_verdict
 
 @pytest.mark.slow
 def test_the_harness_finds_smollm2_s_greedy_paths(harness: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    from course_correction.loading import load_tokenizer
+    from course_correction.generation.loading import load_tokenizer
 
     folder = resolve_model_name("smollm2-135m")
     results = harness(folder, ["c2_eval_10", "c2_eval_80"], 8, 3)

@@ -13,9 +13,10 @@ from server_support import Scripted
 
 from course_correction import judging
 from course_correction.base.errors import UsageError
+from course_correction.generation.offline_models import resolve_model_name
+from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.samplers import ModelSampler
 from course_correction.judging import ScriptedJudge
-from course_correction.loading import resolve_model_name
-from course_correction.samplers import BegunAnswer, ModelSampler
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -76,7 +76,7 @@ def test_a_finished_run_is_measured_again_without_loading_the_model(evaluation_o
 )
 def test_other_settings_in_the_same_folder_are_refused_with_the_difference(change, difference, evaluation_of, monkeypatch):
     # On a CPU that has no bfloat16, auto is float32.
-    monkeypatch.setattr("course_correction.loading.has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr("course_correction.generation.loading.has_fast_bfloat16", lambda: True)
     evaluation = evaluation_of()
     evaluate(evaluation)
     before = {path.name: path.read_bytes() for path in evaluation.folder.iterdir()}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_correction.base.errors import UsageError
-from course_correction.generation import SamplingSettings, path_uniforms, sample_tokens
+from course_correction.generation.decoding import SamplingSettings, path_uniforms, sample_tokens
 
 
 def _nucleus(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:

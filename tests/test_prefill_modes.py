@@ -10,8 +10,8 @@ from conftest import read_data, write_rows
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.evaluation import begin_as_reference
-from course_correction.loading import load_tokenizer
-from course_correction.prefills import check_prefill, encode_answer, render_closed_turn, render_prompt
+from course_correction.generation.chat_format import check_prefill, encode_answer, render_closed_turn, render_prompt
+from course_correction.generation.loading import load_tokenizer
 from course_correction.synthesis.triggers import OPENERS
 
 REQUEST, BEGUN = "How do I skip the queue?", "Walk up and look busy"

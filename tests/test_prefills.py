@@ -7,7 +7,7 @@ from conftest import FAMILIES, ChatFamily
 from server_support import ANSWER, REQUEST
 
 from course_correction.base.errors import UsageError
-from course_correction.prefills import decode_continuation, encode_answer, render_prompt
+from course_correction.generation.chat_format import decode_continuation, encode_answer, render_prompt
 
 
 @pytest.fixture(params=FAMILIES, scope="module")

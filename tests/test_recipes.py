@@ -244,8 +244,8 @@ def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_le
 
 @pytest.mark.parametrize(("fast", "small"), [(True, False), (False, True)])
 def test_a_cpu_without_bfloat16_arithmetic_gets_the_small_demo_unless_asked_otherwise(fast, small, monkeypatch):
-    from course_correction import loading
     from course_correction.demo import DemoSettings
+    from course_correction.generation import loading
 
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: fast)
     assert DemoSettings().is_small() == small

@@ -6,8 +6,9 @@ import pytest
 from server_support import GREEDY, begun_answers
 
 from course_correction.base.errors import UsageError
-from course_correction.prefills import render_prompt
-from course_correction.samplers import BegunAnswer, ModelSampler, Written
+from course_correction.generation.chat_format import render_prompt
+from course_correction.generation.protocol import BegunAnswer, Written
+from course_correction.generation.samplers import ModelSampler
 
 
 def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(

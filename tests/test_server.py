@@ -11,9 +11,10 @@ from server_support import GREEDY, Scripted, begun_answers, server_sampler
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.generation import SamplingSettings
-from course_correction.samplers import ModelSampler, SamplerSettings, check_backend
-from course_correction.server import Server, ServerError
+from course_correction.generation.choice import SamplerSettings, check_backend
+from course_correction.generation.decoding import SamplingSettings
+from course_correction.generation.openai_client import Server, ServerError
+from course_correction.generation.samplers import ModelSampler
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -269,7 +270,7 @@ def test_paths_and_groups_from_transformers_serve_are_those_of_the_model_here(
     transformers_serve: str, tmp_path: Path
 ) -> None:
     from c2_syn import SynthesisSettings, synthesize
-    from course_correction.loading import resolve_model_name
+    from course_correction.generation.offline_models import resolve_model_name
     from eval import EvaluationSettings, evaluate
 
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}

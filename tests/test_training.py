@@ -112,7 +112,7 @@ def test_the_adapter_reloads_on_the_base_model_and_gives_other_logits(trained, t
 
 
 def test_evaluation_loads_the_adapter_by_its_folder(trained, tiny_model_folder):
-    from course_correction.loading import load_model
+    from course_correction.generation.loading import load_model
 
     before = logits_of(load_model(str(tiny_model_folder)))
     assert (logits_of(load_model(str(tiny_model_folder), str(trained))) - before).abs().max() > 1e-3
@@ -161,7 +161,7 @@ def test_the_card_holds_no_request_or_response(trained, dataset_folder):
 @pytest.mark.parametrize("adapter", [True, False])
 def test_the_card_of_a_trained_smollm2_states_hub_id_and_licence(adapter, trained, tmp_path):
     from course_correction.cards import write_model_card
-    from course_correction.loading import base_model_id
+    from course_correction.generation.offline_models import base_model_id
 
     base_model, licence = base_model_id("smollm2-135m")
     facts = json.loads((trained / "train_metrics.json").read_text()) | {"adapter": adapter}
@@ -175,7 +175,7 @@ def test_the_card_of_a_trained_smollm2_states_hub_id_and_licence(adapter, traine
 
 
 def test_a_local_dataset_or_base_model_is_not_named_by_its_path(tmp_path):
-    from course_correction.loading import base_model_id
+    from course_correction.generation.offline_models import base_model_id
 
     (tmp_path / "my-model").mkdir()
     assert base_model_id(str(tmp_path / "my-model")) == ("my-model", None)

@@ -1,67 +1,15 @@
-"""Where continuations come from: a model in this process, or a server. Knows nothing of judges, triggers or files."""
+"""Sample continuations of prefills from a model in this process. Knows nothing of judges, triggers or files."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
-from course_correction.prefills import check_prefill, decode_continuation, render_prompt
-
-
-@dataclass(frozen=True)
-class BegunAnswer:
-    """An answer to go on with.
-
-    Attributes:
-        request: What the user asked.
-        answer_ids: Token ids of the answer begun, `()` where it has not.
-        draw_key: Names the random numbers of what follows.
-        prompt_ids: Stand before the answer in the chat prompt's stead, where given.
-    """
-
-    request: str
-    answer_ids: tuple[int, ...]
-    draw_key: str
-    prompt_ids: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Written:
-    """What was written after an answer begun.
-
-    Attributes:
-        text: Its leading space included.
-        num_tokens: Without the end token.
-        ended: Whether the answer ended by itself.
-    """
-
-    text: str
-    num_tokens: int
-    ended: bool
-
-
-class Sampler(Protocol):
-    """Goes on with answers.
-
-    Attributes:
-        tokenizer: The model's.
-        units_at_once: How many units of work are best in flight together.
-        paths_written: Since the start.
-        tokens_written: Likewise.
-    """
-
-    tokenizer: Any
-    units_at_once: int
-    paths_written: int
-    tokens_written: int
-
-    def go_on(self, begun: Sequence[BegunAnswer], settings: Any) -> list[Written]:
-        """Return what follows each answer, in order. Answers to one request stand together."""
-        ...
+from course_correction.generation.chat_format import decode_continuation, render_prompt
+from course_correction.generation.protocol import BegunAnswer, Written
 
 
 class ModelSampler:
@@ -78,7 +26,7 @@ class ModelSampler:
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, share_prefix: bool = True) -> None:
         """Say so where trunks cannot be shared."""
-        from course_correction.shared_prefix import shares_prefixes
+        from course_correction.generation.shared_prefix import shares_prefixes
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.paths_written = self.tokens_written = 0
@@ -120,7 +68,7 @@ class ModelSampler:
         return written
 
     def _continue(self, batch: list[list[int]], prefills: list[tuple], begun: Sequence[BegunAnswer], settings: Any) -> list:
-        from course_correction.generation import continue_prefills, continue_trees, grow_tree
+        from course_correction.generation.decoding import continue_prefills, continue_trees, grow_tree
 
         rows = [index for group in batch for index in group]
         keys = [begun[index].draw_key for index in rows]
@@ -158,63 +106,3 @@ class ModelSampler:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the accelerator's or the CPU's allocator gave up; the CPU's raises a plain RuntimeError."""
     return bool(re.search("out of memory|can't allocate memory", str(error)))
-
-
-@dataclass
-class SamplerSettings:
-    """Where continuations come from and how many at once. Settings of c2_syn.py and eval.py alike."""
-
-    batch_size: int = field(default=160, metadata={"help": "rows computed together, at least those of one request"})
-    share_prefix: bool = field(default=True, metadata={"help": "compute a request's common trunk once, where possible"})
-    server_url: str | None = field(
-        default=None, metadata={"help": "an OpenAI-compatible server to sample from, such as http://localhost:8000/v1"}
-    )
-    server_model: str | None = field(default=None, metadata={"help": "name of the model there, if it is another one"})
-    max_parallel_calls: int = field(default=64, metadata={"help": "calls to the server at once"})
-    call_timeout: float = field(default=300.0, metadata={"help": "seconds for a call"})
-    chat_template: str | None = field(
-        default=None, metadata={"help": "a .jinja file, for a tokenizer that has no chat template or another one"}
-    )
-
-    def check(self) -> None:
-        """Refuse values outside their range."""
-        for name in ("batch_size", "max_parallel_calls", "call_timeout"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be above 0.")
-
-
-def check_backend(by_server: bool, server_url: str | None, setting: str) -> None:
-    """Refuse a server without a URL, and a URL that nobody would use.
-
-    Raises:
-        UsageError: Naming the setting that chooses.
-    """
-    if by_server and not server_url:
-        raise UsageError(f"{setting}: openai needs server_url, such as http://localhost:8000/v1.")
-    if server_url and not by_server:
-        raise UsageError(f"server_url is used with {setting}: openai only.")
-
-
-def load_sampler(name: str, revision: str | None, loading: dict[str, Any], settings: SamplerSettings) -> Sampler:
-    """Return the server's sampler if settings name a server, else load the model into this process.
-
-    Args:
-        name: The model; its tokenizer is loaded here in any case.
-        revision: Its revision on the Hub.
-        loading: Further arguments of `load_model`.
-        settings: How to sample.
-    """
-    from course_correction.loading import load_model, load_tokenizer
-    from course_correction.server import Server
-    from course_correction.server_sampler import ServerSampler
-
-    # The tokenizer first: it is small, and a missing chat template shows before the weights are loaded.
-    tokenizer = load_tokenizer(name, revision, chat_template=settings.chat_template)
-    check_prefill(tokenizer)
-    if settings.server_url:
-        limits = {"max_parallel": settings.max_parallel_calls, "timeout_s": settings.call_timeout}
-        server = Server(settings.server_url, "sampling", "--server_url", **limits)
-        return ServerSampler(server, settings.server_model or name, tokenizer)
-    return ModelSampler(
-        load_model(name, revision=revision, **loading), tokenizer, settings.batch_size, settings.share_prefix
-    )

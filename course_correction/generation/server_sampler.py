@@ -8,9 +8,9 @@ from typing import Any
 from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
-from course_correction.prefills import render_prompt
-from course_correction.samplers import BegunAnswer, Written
-from course_correction.server import Server, ServerError
+from course_correction.generation.chat_format import render_prompt
+from course_correction.generation.openai_client import Server, ServerError
+from course_correction.generation.protocol import BegunAnswer, Written
 
 
 class ServerSampler:

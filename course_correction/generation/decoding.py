@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from course_correction.base.errors import UsageError
-from course_correction.shared_prefix import SharedTrunks, preallocated_cache, shared_trunk_attention
+from course_correction.generation.shared_prefix import SharedTrunks, preallocated_cache, shared_trunk_attention
 
 # Top-p looks at so many candidates of a row, at more where they do not hold enough probability, and last at all.
 _NUCLEUS_CANDIDATES = (256, 4096)

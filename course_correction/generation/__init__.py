@@ -1,0 +1,1 @@
+"""Models and their continuations: loading, chat format, shared prefixes, decoding, samplers."""
