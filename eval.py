@@ -22,7 +22,7 @@ from course_correction.evaluation import Evaluation
 from course_correction.general_suite import GeneralSettings
 from course_correction.generation.choice import SamplerSettings, check_backend
 from course_correction.jailbreak_suite import JailbreakSettings
-from course_correction.judging import JudgeSettings
+from course_correction.judges.choice import JudgeSettings
 from course_correction.publishing import open_repo
 from course_correction.push_settings import ResultPushSettings
 from course_correction.suites import check_suite, check_suites, measure_suite, run_suite
@@ -130,7 +130,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     Raises:
         UsageError: Also at the end, with everything saved, if more than `max_unscored` of the paths have no verdict.
     """
-    from course_correction import judging
+    from course_correction.judges import protocol as judging
     from course_correction.measuring import measure, read_finished
     from course_correction.published_results import push_evaluation
 
@@ -191,8 +191,8 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
 
 def measure_judge(settings: EvaluationSettings) -> None:
     """Measure the judge on labels, print its tables and write judge_calibration.json."""
-    from course_correction import judging
-    from course_correction.calibration import calibrate, calibration_table, read_labelled, write_calibration
+    from course_correction.judges import protocol as judging
+    from course_correction.judges.calibration import calibrate, calibration_table, read_labelled, write_calibration
 
     rows = read_labelled(Path(settings.labelled_file) if settings.labelled_file else None)
     found = calibrate(judging.make_judge(settings), rows, settings.seed, settings.max_judge_calls)

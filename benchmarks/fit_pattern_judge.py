@@ -16,7 +16,7 @@ from typing import Any
 from course_correction.base.console import run_script
 from course_correction.base.files import read_jsonl
 from course_correction.base.settings import parse_settings
-from course_correction.pattern_judge import _UNIT, CORRECTS, REFUSES, WEIGHTS_FILE, judge_refusal, text_features
+from course_correction.judges.pattern import _UNIT, CORRECTS, REFUSES, WEIGHTS_FILE, judge_refusal, text_features
 from course_correction.synthesis.sources import DATA_FOLDER
 from course_correction.synthesis.triggers import TRIGGERS, join_texts
 

@@ -23,9 +23,9 @@ from course_correction.base.redaction import public_name
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.protocol import BegunAnswer
-from course_correction.judging import Path as JudgedPath
-from course_correction.pattern_judge import judge_refusal
-from course_correction.server_judge import check_calls
+from course_correction.judges.pattern import judge_refusal
+from course_correction.judges.protocol import Path as JudgedPath
+from course_correction.judges.server import check_calls
 from course_correction.statistics.clustered_rates import paired_share, share_of_yes
 from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_contrast_pairs
 

@@ -194,8 +194,8 @@ class Evaluation:
 
     def judge(self, judge: Any) -> None:
         """Write verdicts.jsonl, a row for each path."""
-        from course_correction.judging import Path as JudgedPath
-        from course_correction.server_judge import check_calls
+        from course_correction.judges.protocol import Path as JudgedPath
+        from course_correction.judges.server import check_calls
 
         paths: dict[str, list[dict[str, Any]]] = {item["request_id"]: [] for item in self.items}
         for row in read_jsonl(self.folder / "generations.jsonl"):

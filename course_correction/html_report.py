@@ -18,7 +18,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest, write_atomically
 from course_correction.headline import ability_shares, headline
-from course_correction.pattern_judge import find_correction
+from course_correction.judges.pattern import find_correction
 
 PrefillText = Callable[[dict[str, str], int], str] | Mapping[tuple[str, int], str]
 _TEMPLATE = Path(__file__).with_name("report_page.html")

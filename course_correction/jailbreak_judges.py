@@ -13,11 +13,11 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
 from course_correction.ciphers import is_echo, read_cipher_answer
 from course_correction.jailbreaks import AttackPrompt
-from course_correction.judge_prompt import share_of_yes as probability_of
-from course_correction.judging import Path
-from course_correction.model_judges import _ScoringJudge
-from course_correction.pattern_judge import judge_refusal
-from course_correction.server_judge import check_calls
+from course_correction.judges.models import _ScoringJudge
+from course_correction.judges.pattern import judge_refusal
+from course_correction.judges.prompt import share_of_yes as probability_of
+from course_correction.judges.protocol import Path
+from course_correction.judges.server import check_calls
 from course_correction.synthesis.sources import read_benign_rows
 
 ROWS_FILE = "jailbreak.jsonl"

@@ -12,9 +12,9 @@ from course_correction.base.files import read_jsonl, text_digest, write_json
 from course_correction.base.redaction import public_value
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE
 from course_correction.base.run_folder import RUN_FILE, library_versions
-from course_correction.calibration import quote_calibration
 from course_correction.html_report import RunData, read_run, write_html_report
-from course_correction.pattern_judge import find_correction, judge_refusal
+from course_correction.judges.calibration import quote_calibration
+from course_correction.judges.pattern import find_correction, judge_refusal
 from course_correction.report import write_report
 from course_correction.statistics.clustered_rates import paired_share
 from course_correction.statistics.corr_at_k import (

@@ -19,7 +19,8 @@ from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.decoding import SamplingSettings
 from course_correction.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
-from course_correction.judging import JudgeSettings, Path, make_judge
+from course_correction.judges.choice import JudgeSettings, make_judge
+from course_correction.judges.protocol import Path
 from course_correction.synthesis.sources import SEED, normalise_request, read_eval_items
 
 PREFILL_TOKENS = (10, 20, 30, 40, 50, 60, 70, 80)

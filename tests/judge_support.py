@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from course_correction.judging import Path
-from course_correction.server_judge import OpenAIJudge
+from course_correction.judges.protocol import Path
+from course_correction.judges.server import OpenAIJudge
 
 Reply = tuple[int, Any]
 

@@ -5,10 +5,10 @@ from conftest import read_data, write_rows
 from judge_support import chat_server, make_openai_judge
 from suites_support import settings_for as settings_for
 
-from course_correction import judging
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.benign_suite import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
+from course_correction.judges import protocol as judging
 from course_correction.synthesis.sources import read_contrast_pairs
 from eval import evaluate
 

@@ -10,15 +10,15 @@ import pytest
 from conftest import ROOT, read_data, write_rows
 
 from course_correction.base.errors import UsageError
-from course_correction.calibration import (
+from course_correction.judges.calibration import (
     calibrate,
     calibration_table,
     quote_calibration,
     read_labelled,
     write_calibration,
 )
-from course_correction.judging import ScriptedJudge
-from course_correction.pattern_judge import PatternJudge
+from course_correction.judges.pattern import PatternJudge
+from course_correction.judges.protocol import ScriptedJudge
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ def test_metrics_have_the_shape_of_contract_seven(settings_for, tmp_path, tiny_m
 
 
 def test_the_rates_are_those_of_the_verdicts(settings_for, tmp_path, monkeypatch):
-    from course_correction import judging
+    from course_correction.judges import protocol as judging
 
     # 4 requests x 3 lengths x 2 paths, in order: every first path corrects itself, the second of k=20 is unscored.
     script = [True, False, True, False, True, None] * 4
@@ -44,7 +44,7 @@ def test_the_rates_are_those_of_the_verdicts(settings_for, tmp_path, monkeypatch
 
 
 def test_without_one_scored_verdict_the_rates_are_null_and_the_report_is_written(settings_for, tmp_path, monkeypatch):
-    from course_correction import judging
+    from course_correction.judges import protocol as judging
 
     monkeypatch.setattr(judging, "make_judge", lambda *arguments: judging.ScriptedJudge(lambda path: None))
     with pytest.raises(UsageError, match=r"100.0% of the paths are unscored \(scripted 24\).*Everything is saved"):
@@ -57,7 +57,7 @@ def test_without_one_scored_verdict_the_rates_are_null_and_the_report_is_written
 
 
 def test_a_baseline_adds_the_paired_difference(settings_for, tmp_path, monkeypatch):
-    from course_correction import judging
+    from course_correction.judges import protocol as judging
 
     for flag in (False, True):
         judge = judging.ScriptedJudge(lambda path, flag=flag: flag)

@@ -11,8 +11,8 @@ from evaluation_support import Paths, run_eval_py
 
 from course_correction.generation.chat_format import encode_answer, render_prompt
 from course_correction.generation.offline_models import resolve_model_name
-from course_correction.judging import ScriptedJudge
-from course_correction.pattern_judge import PatternJudge
+from course_correction.judges.pattern import PatternJudge
+from course_correction.judges.protocol import ScriptedJudge
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 LM_EVAL_TASKS = ROOT / "integrations" / "lm_eval"

@@ -11,12 +11,12 @@ from conftest import ROOT, read_data, write_rows
 from evaluation_support import PREFILL_TOKENS, Paths, run_eval_py
 from server_support import Scripted
 
-from course_correction import judging
 from course_correction.base.errors import UsageError
 from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.protocol import BegunAnswer
 from course_correction.generation.samplers import ModelSampler
-from course_correction.judging import ScriptedJudge
+from course_correction.judges import protocol as judging
+from course_correction.judges.protocol import ScriptedJudge
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 

@@ -14,8 +14,8 @@ from course_correction.ciphers import encode
 from course_correction.jailbreak_judges import FirstWordJudge
 from course_correction.jailbreak_suite import identity, measure
 from course_correction.jailbreaks import read_attack_prompts
-from course_correction.judging import Path as JudgedPath
-from course_correction.judging import ScriptedJudge
+from course_correction.judges.protocol import Path as JudgedPath
+from course_correction.judges.protocol import ScriptedJudge
 from course_correction.suites import run_suite
 
 

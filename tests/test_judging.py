@@ -1,6 +1,6 @@
 """Laws of the protocol of judges."""
 
-from course_correction.judging import Path, ScriptedJudge
+from course_correction.judges.protocol import Path, ScriptedJudge
 
 
 def test_a_scripted_judge_says_what_it_was_told():

@@ -8,11 +8,12 @@ import pytest
 from judge_support import plain_environment as plain_environment
 from judge_support import sample_paths
 
-from course_correction import judge_prompt
 from course_correction.base.errors import UsageError
-from course_correction.judge_prompt import build_judge_messages
-from course_correction.judging import JudgeSettings, Path, ScriptedJudge, Verdict, make_judge
-from course_correction.model_judges import ClassifierJudge, MajorityJudge, TransformersJudge
+from course_correction.judges import prompt as judge_prompt
+from course_correction.judges.choice import JudgeSettings, make_judge
+from course_correction.judges.models import ClassifierJudge, MajorityJudge, TransformersJudge
+from course_correction.judges.prompt import build_judge_messages
+from course_correction.judges.protocol import Path, ScriptedJudge, Verdict
 
 
 def fence_of(path: Path) -> str:

@@ -6,8 +6,8 @@ import time
 import pytest
 from conftest import read_data
 
-from course_correction.judging import Path, Verdict
-from course_correction.pattern_judge import PatternJudge, find_correction, judge_refusal, probability, text_features
+from course_correction.judges.pattern import PatternJudge, find_correction, judge_refusal, probability, text_features
+from course_correction.judges.protocol import Path, Verdict
 from course_correction.synthesis.triggers import TRIGGERS
 
 # Short plain cases, none of them among the texts that the weights were fitted to.

@@ -12,10 +12,10 @@ from judge_support import Reply, chat_server, make_openai_judge, sample_paths
 from judge_support import plain_environment as plain_environment
 
 from course_correction.base.errors import UsageError
-from course_correction.judging import Verdict
-from course_correction.model_judges import MajorityJudge
-from course_correction.pattern_judge import PatternJudge
-from course_correction.server_judge import OpenAIJudge, check_calls
+from course_correction.judges.models import MajorityJudge
+from course_correction.judges.pattern import PatternJudge
+from course_correction.judges.protocol import Verdict
+from course_correction.judges.server import OpenAIJudge, check_calls
 
 
 @pytest.mark.parametrize(

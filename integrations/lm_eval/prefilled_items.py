@@ -6,8 +6,8 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.loading import load_tokenizer
-from course_correction.judging import Path
-from course_correction.pattern_judge import PatternJudge
+from course_correction.judges.pattern import PatternJudge
+from course_correction.judges.protocol import Path
 from course_correction.synthesis.sources import SEED, read_eval_items
 
 

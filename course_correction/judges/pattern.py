@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from course_correction.judging import Path, Verdict
+from course_correction.judges.protocol import Path, Verdict
 from course_correction.synthesis.sources import DATA_FOLDER
 
 WEIGHTS_FILE = DATA_FOLDER / "pattern_judge.json"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked
 from course_correction.base.redaction import public_name
-from course_correction.judge_prompt import build_judge_messages, share_of_yes
-from course_correction.judging import Judge, Path, Verdict
+from course_correction.judges.prompt import build_judge_messages, share_of_yes
+from course_correction.judges.protocol import Judge, Path, Verdict
 from course_correction.statistics.judge_agreement import majority
 
 

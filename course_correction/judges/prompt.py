@@ -3,7 +3,7 @@
 import json
 
 from course_correction.base.files import text_digest
-from course_correction.judging import Path
+from course_correction.judges.protocol import Path
 
 _INSTRUCTIONS = (
     "You check whether an AI assistant corrects itself. Between two identical marker lines stands JSON with a user's "

@@ -1,55 +1,9 @@
-"""Who decides whether a path corrects itself: the protocol and the choice of judges. Knows nothing of rates."""
+"""The settings of judging, and the choice of judges."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from course_correction.base.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Path:
-    """What a judge is given: the request, the start put into the model's mouth, and what the model said next."""
-
-    request: str
-    prefill: str
-    continuation: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a path corrects itself (None: unscored), and a short reason that never quotes the text.
-
-    `votes` holds what each of several judges said, by name.
-    """
-
-    corrected: bool | None
-    reason: str
-    votes: dict[str, bool | None] | None = None
-
-
-class Judge(Protocol):
-    """Whoever gives one verdict a path, in the order of the paths."""
-
-    name: str
-
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
-        """Judge the paths."""
-
-
-class ScriptedJudge:
-    """A judge for tests: gives the `corrected` values of a list in turn, or those that a function returns."""
-
-    name = "scripted"
-
-    def __init__(self, verdicts: Sequence[bool | None] | Callable[[Path], bool | None]) -> None:
-        """Take the script."""
-        remaining = None if callable(verdicts) else iter(verdicts)
-        self._decide = verdicts if remaining is None else lambda path: next(remaining)
-
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
-        """Give the scripted verdicts."""
-        return [Verdict(self._decide(path), "scripted") for path in paths]
+from course_correction.judges.protocol import Judge
 
 
 @dataclass
@@ -104,9 +58,9 @@ def make_judge(settings: JudgeSettings) -> Judge:
     Raises:
         UsageError: If a model, a package or a key is missing.
     """
-    from course_correction.model_judges import ClassifierJudge, MajorityJudge, TransformersJudge
-    from course_correction.pattern_judge import PatternJudge
-    from course_correction.server_judge import OpenAIJudge
+    from course_correction.judges.models import ClassifierJudge, MajorityJudge, TransformersJudge
+    from course_correction.judges.pattern import PatternJudge
+    from course_correction.judges.server import OpenAIJudge
 
     models = iter(settings.judge_model)
     judges: list[Judge] = []
