@@ -202,8 +202,8 @@ def measure_judge(settings: EvaluationSettings) -> None:
 
 def main() -> None:
     """Evaluate and print the table."""
-    from course_correction.report import metrics_table
-    from course_correction.suite_tables import suites_table
+    from course_correction.report.suite_tables import suites_table
+    from course_correction.report.tables import metrics_table
 
     (settings,) = parse_settings([EvaluationSettings], description=__doc__)
     if settings.calibrate:

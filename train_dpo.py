@@ -126,7 +126,7 @@ def train(
         push_model,
     )
     from course_correction.publishing import HubRepo
-    from course_correction.report import plot_training
+    from course_correction.report.plots import plot_training
     from course_correction.training_loop import memory_advice
 
     folder = Path(training.output_dir)

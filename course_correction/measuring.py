@@ -12,10 +12,11 @@ from course_correction.base.files import read_jsonl, text_digest, write_json
 from course_correction.base.redaction import public_value
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE
 from course_correction.base.run_folder import RUN_FILE, library_versions
-from course_correction.html_report import RunData, read_run, write_html_report
 from course_correction.judges.calibration import quote_calibration
 from course_correction.judges.pattern import find_correction, judge_refusal
-from course_correction.report import write_report
+from course_correction.report.html import RunData, read_run, write_html_report
+from course_correction.report.markdown import write_report
+from course_correction.report.suite_tables import suites_table
 from course_correction.statistics.clustered_rates import paired_share
 from course_correction.statistics.corr_at_k import (
     PathVerdict,
@@ -29,7 +30,6 @@ from course_correction.statistics.corr_at_k import (
     summarise_positions,
 )
 from course_correction.statistics.judge_agreement import Confusion, agreement_matrix, corrected_rate
-from course_correction.suite_tables import suites_table
 from course_correction.suites import SUITES
 from course_correction.synthesis.sources import normalise_request
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from course_correction.html_report import RunData, read_run
+from course_correction.report.html import RunData, read_run
 
 TURN = " of it. I'm sorry, but I can't help with this. Let us talk of something else."
 HOSTILE = {

@@ -12,14 +12,8 @@ import pytest
 from report_support import HOSTILE, TURN, make_two_runs, one_run, some_items, some_metrics, some_prefill, write_run
 
 from course_correction.base.errors import UsageError
-from course_correction.headline import headline
-from course_correction.html_report import (
-    PageLimits,
-    RunData,
-    read_run,
-    split_at_correction,
-    write_html_report,
-)
+from course_correction.report.html import PageLimits, RunData, read_run, split_at_correction, write_html_report
+from course_correction.report.summary_table import headline
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from course_correction.report import metrics_table, percent, plot_curves, write_report
+from course_correction.report.markdown import write_report
+from course_correction.report.plots import plot_curves
+from course_correction.report.tables import metrics_table, percent
 
 METRICS = {
     "corr_at_k": {

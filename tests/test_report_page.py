@@ -8,7 +8,7 @@ from browser_support import Page
 from browser_support import browser as browser
 from report_support import HOSTILE, TURN, make_two_runs, one_run, some_items, some_metrics, some_prefill, write_run
 
-from course_correction.html_report import read_run, write_html_report
+from course_correction.report.html import read_run, write_html_report
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest, write_atomically
-from course_correction.headline import ability_shares, headline
 from course_correction.judges.pattern import find_correction
+from course_correction.report.summary_table import ability_shares, headline
 
 PrefillText = Callable[[dict[str, str], int], str] | Mapping[tuple[str, int], str]
-_TEMPLATE = Path(__file__).with_name("report_page.html")
+_TEMPLATE = Path(__file__).parent / "page" / "report.html"
 # What of metrics.json the page shows; nothing that is added there later gets into a page unasked.
 _RATES = {"corr_at_k", "corr_mean", "corr_mean_less_judge_errors", "first_correction", "over_refusal", "benign_kl"}
 _JUDGING = {"judge", "judge_agreement", "judges_kappa", "unscored_rate", "unscored_reasons", "requests_needed"}

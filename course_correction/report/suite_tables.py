@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from course_correction.report import escape_cell, percent
+from course_correction.report.tables import escape_cell, percent
 
 
 def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | None, dict[str, Any] | None]]:
