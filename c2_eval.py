@@ -11,8 +11,8 @@ from typing import Any, Literal
 from course_correction.base.console import announce, run_script
 from course_correction.base.files import write_atomically
 from course_correction.base.settings import parse_settings
-from course_correction.publishing import open_dataset_repo, push_dataset
-from course_correction.push_settings import DatasetPushSettings
+from course_correction.hub.push import open_dataset_repo, push_dataset
+from course_correction.hub.settings import DatasetPushSettings
 from course_correction.synthesis.reference_items import PKU500, fetch_pku500
 from course_correction.synthesis.sources import SEED
 
@@ -44,7 +44,7 @@ class ItemSettings(DatasetPushSettings):
 
 def export(settings: ItemSettings) -> int:
     """Write the items as Parquet with a card, so that `load_dataset(export_dir)` works. Returns the number of items."""
-    from course_correction.cards import write_eval_card
+    from course_correction.hub.cards import write_eval_card
     from course_correction.synthesis.builders import EVAL_SCHEMA, eval_table, write_shards
 
     source = SEED if settings.items == SEED else str(fetch_pku500(settings.pku500_file))

@@ -21,10 +21,10 @@ from course_correction.dynamics_suite import DynamicsSettings
 from course_correction.evaluation import Evaluation
 from course_correction.general_suite import GeneralSettings
 from course_correction.generation.choice import SamplerSettings, check_backend
+from course_correction.hub.push import open_repo
+from course_correction.hub.settings import ResultPushSettings
 from course_correction.jailbreak_suite import JailbreakSettings
 from course_correction.judges.choice import JudgeSettings
-from course_correction.publishing import open_repo
-from course_correction.push_settings import ResultPushSettings
 from course_correction.suites import check_suite, check_suites, measure_suite, run_suite
 from course_correction.synthesis.sources import SEED, is_hub_id
 
@@ -130,9 +130,9 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     Raises:
         UsageError: Also at the end, with everything saved, if more than `max_unscored` of the paths have no verdict.
     """
+    from course_correction.hub.push_evaluation import push_evaluation
     from course_correction.judges import protocol as judging
     from course_correction.measuring import measure, read_finished
-    from course_correction.published_results import push_evaluation
 
     # What would fail at the end fails now.
     ranks = Ranks()

@@ -116,16 +116,16 @@ def train(
     import torch
     import yaml
 
-    from course_correction.cards import write_model_card
     from course_correction.generation.offline_models import base_model_id
-    from course_correction.published_training import (
+    from course_correction.hub.cards import write_model_card
+    from course_correction.hub.push import HubRepo
+    from course_correction.hub.push_training import (
         PushCheckpoints,
         find_checkpoint,
         name_base_model,
         open_model_repo,
         push_model,
     )
-    from course_correction.publishing import HubRepo
     from course_correction.report.plots import plot_training
     from course_correction.training_loop import memory_advice
 

@@ -110,7 +110,7 @@ def test_a_commit_of_somebody_else_in_between_is_merged_not_lost(hub, machine, e
         PUSH
         + """
 from huggingface_hub import HfApi
-import course_correction.published_results as published
+import course_correction.hub.push_evaluation as published
 repo = publishing.open_repo("me/raced", "model")
 real, rounds = published.push, []
 def push_late(*arguments, **options):

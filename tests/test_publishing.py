@@ -188,7 +188,7 @@ answer = [count(), count("me/c2-syn@FIRST"), count("me/c2-syn", "me/c2-syn@FIRST
 
 
 def test_the_metric_loads_from_its_space(hub, machine, other_machine):
-    machine.script("course_correction.published_metric", "--hub_metric_id", "me/corr_at_k")
+    machine.script("course_correction.hub.push_metric", "--hub_metric_id", "me/corr_at_k")
     code = """
 import evaluate
 metric = evaluate.load("me/corr_at_k")

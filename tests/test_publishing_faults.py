@@ -8,7 +8,7 @@ from tests.hub_support import assert_nothing_private
 
 # Retries that wait for seconds prove nothing more than those that do not.
 IMPATIENT = (
-    "import course_correction.publishing as publishing, huggingface_hub.utils._http as http, time\n"
+    "import course_correction.hub.push as publishing, huggingface_hub.utils._http as http, time\n"
     "time.sleep = lambda seconds: waits.append(seconds)\nwaits = []\n"
     "from pathlib import Path\nfrom course_correction.run_files import UsageError\n"
 )

@@ -16,7 +16,7 @@ from typing import Any
 from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.redaction import check_nothing_private
-from course_correction.push_settings import DatasetPushSettings
+from course_correction.hub.settings import DatasetPushSettings
 
 ATTEMPTS = 6
 _LONGEST_WAIT = 60.0  # Seconds.

@@ -11,7 +11,7 @@ from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
-from course_correction.publishing import HubRepo, ParentMoved, find_revision, one_line, patiently, push, read_file
+from course_correction.hub.push import HubRepo, ParentMoved, find_revision, one_line, patiently, push, read_file
 from course_correction.report.tables import metrics_table
 
 RESULTS_FILE = ".eval_results/c2_eval.yaml"

@@ -20,8 +20,8 @@ from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.redaction import public_json
-from course_correction.published_results import carry_over
-from course_correction.publishing import HubRepo, one_line, open_repo, patiently, push, read_file
+from course_correction.hub.push import HubRepo, one_line, open_repo, patiently, push, read_file
+from course_correction.hub.push_evaluation import carry_over
 
 LAST_CHECKPOINT = "last-checkpoint"
 _MODEL_FILES = (

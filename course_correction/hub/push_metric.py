@@ -1,6 +1,6 @@
 """Push metrics/corr_at_k as a Space, so that `evaluate.load("you/corr_at_k")` works anywhere.
 
-python -m course_correction.published_metric --hub_metric_id you/corr_at_k
+python -m course_correction.hub.push_metric --hub_metric_id you/corr_at_k
 """
 
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from pathlib import Path
 from course_correction.base.console import announce, run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import parse_settings
-from course_correction.publishing import open_repo, push
+from course_correction.hub.push import open_repo, push
 
-FOLDER = Path(__file__).resolve().parent.parent / "metrics" / "corr_at_k"
+FOLDER = Path(__file__).resolve().parents[2] / "metrics" / "corr_at_k"
 
 
 @dataclass

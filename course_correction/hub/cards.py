@@ -15,14 +15,14 @@ from course_correction.base.run_folder import library_versions
 from course_correction.synthesis.ranked_groups import KINDS
 from course_correction.synthesis.sources import SEED
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "dataset_card.md"
+TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
 # Settings that say where a result goes and how fast, not what it is.
 WHERE_TO = frozenset(
     {"output_dir", "export_dir", "push_to_hub", "hub_private_repo", "hub_dataset_id", "gated"}
     | {"max_parallel_calls", "call_timeout"}
 )
-EVAL_TEMPLATE = Path(__file__).resolve().parent / "eval_card.md"
-MODEL_TEMPLATE = Path(__file__).resolve().parent / "model_card.md"
+EVAL_TEMPLATE = Path(__file__).parent / "templates" / "eval_card.md"
+MODEL_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 # What a teacher's licence says of its outputs, by what its name holds. Llama 2 Community License, 1.b.v.
 _TEACHER_TERMS = {
     "llama-2": "The Llama 2 Community License does not allow its outputs to be used to improve any other large "
