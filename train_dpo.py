@@ -22,8 +22,8 @@ from course_correction.base.files import text_digest, write_atomically, write_js
 from course_correction.base.redaction import public_name
 from course_correction.base.run_folder import library_versions, refuse_other_settings
 from course_correction.base.settings import given_names, given_settings, parse_settings
-from course_correction.objective_settings import ObjectiveSettings
-from course_correction.training_data import TrainingData, check_lengths, load_rows, read_retention_rows, rows_digest
+from course_correction.training.data import TrainingData, check_lengths, load_rows, read_retention_rows, rows_digest
+from course_correction.training.settings import ObjectiveSettings
 
 
 def build_trainer(
@@ -34,7 +34,7 @@ def build_trainer(
 
     from course_correction.generation.loading import explain_loading_error, keep_freed_memory, load_tokenizer, pick_dtype
     from course_correction.generation.offline_models import pinned_revision, resolve_model_name
-    from course_correction.training_loop import PairwiseDPOTrainer
+    from course_correction.training.callbacks import PairwiseDPOTrainer
 
     keep_freed_memory()
     name = model_arguments.model_name_or_path
@@ -56,7 +56,7 @@ def build_trainer(
     benign_rows: list[dict[str, Any]] = []
     trainer_class = PairwiseDPOTrainer
     if objective.objective == "grouped":
-        from course_correction.grouped_trainer import GroupedDPOTrainer
+        from course_correction.training.trainer import GroupedDPOTrainer
 
         trainer_class = GroupedDPOTrainer
         if objective.retention_weight:
@@ -127,7 +127,7 @@ def train(
         push_model,
     )
     from course_correction.report.plots import plot_training
-    from course_correction.training_loop import memory_advice
+    from course_correction.training.callbacks import memory_advice
 
     folder = Path(training.output_dir)
     # A token that may not write is found now. The trainer's own pushes stay off: see published_training.py.

@@ -88,7 +88,7 @@ def train_variant(settings: AblationSettings, variant: str, budget: str, seed: i
     from transformers import TrainerCallback
     from trl import DPOConfig, ModelConfig
 
-    from course_correction.training_data import TrainingData
+    from course_correction.training.data import TrainingData
     from train_dpo import ObjectiveSettings, build_trainer
 
     recipe, terms = VARIANTS[settings.compare][variant]

@@ -59,8 +59,8 @@ def make_trainer(kind: str, settings: BenchSettings, folder: Path) -> tuple[Any,
     from c2_syn import SynthesisSettings, _written_teacher, select_pairs
     from course_correction.generation.loading import keep_freed_memory, load_tokenizer
     from course_correction.generation.offline_models import resolve_model_name
-    from course_correction.grouped_trainer import GroupedDPOTrainer
     from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
+    from course_correction.training.trainer import GroupedDPOTrainer
     from train_dpo import ObjectiveSettings
 
     keep_freed_memory()

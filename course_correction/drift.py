@@ -22,7 +22,7 @@ def benign_drift(model: Any, reference: Any, tokenizer: Any, rows: list[dict[str
     from tqdm.auto import tqdm
 
     from course_correction.generation.chat_format import tokenize_benign
-    from course_correction.objective import kl_by_token
+    from course_correction.training.losses import kl_by_token
 
     totals, count = torch.zeros(2, dtype=torch.float64), 0
     by_position, answers = torch.zeros(POSITIONS, dtype=torch.float64), torch.zeros(POSITIONS, dtype=torch.float64)

@@ -187,7 +187,8 @@ def _read(
     """
     import torch
 
-    from course_correction.objective import additive_mask, ancestor_mask, kl_by_token, pack_group
+    from course_correction.training.losses import kl_by_token
+    from course_correction.training.tree import additive_mask, ancestor_mask, pack_group
 
     tree = pack_group(prompt, [[*answer, *written] for answer, written in texts], [0] * len(texts))
     places = [

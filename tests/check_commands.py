@@ -84,7 +84,7 @@ def parse_script(script: str, arguments: list[str]) -> None:
     if script == "train_dpo.py":
         from trl import DPOConfig, ModelConfig
 
-        from course_correction.training_data import TrainingData
+        from course_correction.training.data import TrainingData
         from train_dpo import ObjectiveSettings
 
         parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])

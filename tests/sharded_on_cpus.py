@@ -40,7 +40,7 @@ def main() -> None:
 
     import train_dpo
     from course_correction.base.console import run_script
-    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from course_correction.training.trainer import GroupedDPOTrainer
 
     computed = GroupedDPOTrainer._compute_loss
 

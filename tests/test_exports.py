@@ -101,7 +101,7 @@ def test_another_export_of_the_same_folder_name_is_not_served_from_the_cache(tmp
 
 
 def test_training_reads_the_folder_it_is_given_though_another_of_that_name_was_read_before(tmp_path):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
 
     counts = []
     for number in (3, 5):

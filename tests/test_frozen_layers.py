@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from course_correction.frozen_layers import find_frozen_layers
-from course_correction.objective_settings import ObjectiveSettings
+from course_correction.training.frozen_layers import find_frozen_layers
+from course_correction.training.settings import ObjectiveSettings
 from tests.conftest import build_tiny_model, read_data
 
 TERMS = {"correction_nll_weight": 0.5, "transition_weight": 0.75, "retention_weight": 2.0, "transition_rows": 2}
@@ -17,7 +17,7 @@ def build_trainer(tmp_path: Any, tokenizer: Any, dataset_folder: Any, targets: s
     from peft import LoraConfig
     from trl import DPOConfig
 
-    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from course_correction.training.trainer import GroupedDPOTrainer
 
     folder = tmp_path / "model"
     build_tiny_model("llama", tokenizer, num_hidden_layers=4, tie_word_embeddings=True).save_pretrained(folder)
@@ -75,7 +75,7 @@ def test_sharing_frozen_layers_changes_no_bit_of_loss_and_gradients_and_halves_t
     # A tree, two batches of benign rows for both models, and two of harmful rows for the policy alone.
     assert count_runs(trainer, batch) == [5, 5, 8, 8]
     loss, gradients = loss_and_gradients(trainer, batch)
-    monkeypatch.setattr("course_correction.grouped_trainer.find_frozen_layers", lambda model: [])
+    monkeypatch.setattr("course_correction.training.trainer.find_frozen_layers", lambda model: [])
     assert count_runs(trainer, batch) == [8, 8, 8, 8]
     plain_loss, plain_gradients = loss_and_gradients(trainer, batch)
     assert loss.equal(plain_loss) and loss > 0
@@ -109,7 +109,7 @@ def test_no_layer_is_shared_in_an_architecture_that_is_not_known(tiny_tokenizer)
 
 
 def test_outputs_that_are_more_than_hidden_states_are_not_shared():
-    from course_correction.frozen_layers import recorded, replayed
+    from course_correction.training.frozen_layers import recorded, replayed
 
     class Pair(torch.nn.Module):
         def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, None]:

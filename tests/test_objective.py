@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_correction.base.errors import UsageError
-from course_correction.group_batches import split_by_length
 from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
+from course_correction.training.collator import split_by_length
 from tests.conftest import read_data
 from train_dpo import ObjectiveSettings
 
@@ -62,7 +62,7 @@ def _trainers(
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
-    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from course_correction.training.trainer import GroupedDPOTrainer
 
     ranked = ranked_table([_short_group()])
 
@@ -154,7 +154,7 @@ def test_every_term_is_added_and_logged(tiny_model_folder, tiny_tokenizer, tmp_p
 @given(st.integers(1, 7), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_draws_use_every_row_before_any_again_and_can_be_skipped(size, counts, seed):
-    from course_correction.group_batches import Draws
+    from course_correction.training.collator import Draws
 
     drawn = [index for draws in [Draws(size, seed)] for count in counts for index in draws.take(count)]
     for start in range(0, len(drawn) - size + 1, size):
@@ -172,7 +172,7 @@ def test_terms_that_stock_training_lacks_are_refused():
 
 
 def test_an_empty_retention_set_is_refused(tmp_path):
-    from course_correction.training_data import read_retention_rows
+    from course_correction.training.data import read_retention_rows
 
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(UsageError, match="no benign row"):

@@ -8,17 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_correction.objective import (
-    ancestor_mask,
-    mean_path_nll,
-    pack_group,
-    pair_losses,
-    retention_kl,
-    selected_logps,
-    sum_paths,
-    transition_loss,
-)
 from course_correction.synthesis.ranked_groups import PAIR_RANKS
+from course_correction.training.losses import mean_path_nll, pair_losses, retention_kl, selected_logps, transition_loss
+from course_correction.training.tree import ancestor_mask, pack_group, sum_paths
 
 COMPLETIONS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=8), min_size=1, max_size=6)
 
@@ -138,7 +130,7 @@ def test_turning_back_with_the_target_probability_costs_nothing():
 
 
 def test_transitions_stand_at_word_ends_behind_the_opener_and_tell_clauses_apart(tiny_tokenizer):
-    from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, NO_TRANSITION, find_transitions
+    from course_correction.training.collator import AFTER_CLAUSE, INSIDE_CLAUSE, NO_TRANSITION, find_transitions
 
     opener, harmful = "Sure, here you go.", "Take two, then hide the third one."
     response = f"{opener} {harmful}"
@@ -156,7 +148,7 @@ def test_transitions_stand_at_word_ends_behind_the_opener_and_tell_clauses_apart
 
 
 def test_corrective_tokens_spell_the_trigger_and_what_follows(tiny_tokenizer):
-    from course_correction.group_batches import tokenize_group
+    from course_correction.training.collator import tokenize_group
 
     group = _groups(1)[0]
     row = tokenize_group(tiny_tokenizer, group)

@@ -79,7 +79,7 @@ def trained(request, tmp_path_factory, tiny_model_folder, dataset_folder) -> Pat
     """A finished LoRA training, as the script makes it."""
     from trl import DPOConfig, ModelConfig
 
-    from course_correction.training_data import TrainingData
+    from course_correction.training.data import TrainingData
     from train_dpo import ObjectiveSettings, train
 
     folder = tmp_path_factory.mktemp("trained") / "out"

@@ -71,7 +71,7 @@ def test_where_every_row_is_too_long_dropping_is_refused(objective, parse):
 
 
 def test_max_groups_keeps_all_rows_of_the_first_requests(parse, dataset_folder):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
 
     data = TrainingData(dataset_name=str(dataset_folder), max_groups=2)
     assert len(load_rows(data, "pairwise")) == 30
@@ -80,7 +80,7 @@ def test_max_groups_keeps_all_rows_of_the_first_requests(parse, dataset_folder):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_datasets_are_mixed_in_the_order_named_and_one_named_twice_counts_twice(objective, dataset_folder, tmp_path):
-    from course_correction.training_data import CONFIGS, TrainingData, load_rows
+    from course_correction.training.data import CONFIGS, TrainingData, load_rows
 
     config = CONFIGS[objective]
     seed, own = read_rows(dataset_folder, config), [dict(row) for row in read_rows(dataset_folder, config)[:1]]
@@ -94,7 +94,7 @@ def test_datasets_are_mixed_in_the_order_named_and_one_named_twice_counts_twice(
 
 
 def test_what_is_mixed_in_is_checked_like_the_rest_and_named(parse, dataset_folder, tmp_path):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
     from train_dpo import build_trainer
 
     def mixed(folder, name, **changes):
@@ -124,7 +124,7 @@ def test_max_groups_below_one_is_refused(value, parse):
 
 @pytest.mark.parametrize(("objective", "column"), [("pairwise", "rejected"), ("grouped", "responses")])
 def test_a_missing_column_is_refused_by_name(objective, column, dataset_folder, tmp_path):
-    from course_correction.training_data import CONFIGS, TrainingData, load_rows
+    from course_correction.training.data import CONFIGS, TrainingData, load_rows
 
     config = CONFIGS[objective]
     rows = [{name: value for name, value in row.items() if name != column} for row in read_rows(dataset_folder, config)]
@@ -136,7 +136,7 @@ def test_a_missing_column_is_refused_by_name(objective, column, dataset_folder, 
 @pytest.mark.parametrize("content", ["", "  \n", None])
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 def test_an_empty_text_in_a_pair_is_refused_by_row_without_the_others(column, content, dataset_folder, tmp_path):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
 
     rows = read_rows(dataset_folder, "pairs")[:4]
     for name in ("prompt", "chosen", "rejected"):
@@ -150,7 +150,7 @@ def test_an_empty_text_in_a_pair_is_refused_by_row_without_the_others(column, co
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 @pytest.mark.parametrize("value", [None, []], ids=["null", "no turn"])
 def test_a_pair_without_a_turn_is_refused_by_row(column, value, dataset_folder, tmp_path):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
 
     rows = read_rows(dataset_folder, "pairs")[:4]
     rows[2][column] = value
@@ -160,7 +160,7 @@ def test_a_pair_without_a_turn_is_refused_by_row(column, value, dataset_folder, 
 
 
 def test_an_empty_response_in_a_group_is_refused_by_row_without_the_others(dataset_folder, tmp_path):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
 
     rows = read_rows(dataset_folder, "ranked")
     rows[1]["responses"] = ["MARKED", "MARKED 1", "", "MARKED 3", "MARKED 4", "MARKED 5"]
@@ -172,7 +172,7 @@ def test_an_empty_response_in_a_group_is_refused_by_row_without_the_others(datas
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_dataset_that_is_not_there_is_refused_on_one_line(objective, tmp_path):
-    from course_correction.training_data import TrainingData, load_rows
+    from course_correction.training.data import TrainingData, load_rows
 
     with pytest.raises(UsageError, match="cannot be loaded") as error:
         load_rows(TrainingData(dataset_name=str(tmp_path / "none")), objective)

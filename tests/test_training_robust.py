@@ -60,7 +60,7 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(objec
     settings = parse(objective=objective, max_steps=4, save_strategy="steps", save_steps=1)
     from trl import DPOTrainer
 
-    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from course_correction.training.trainer import GroupedDPOTrainer
 
     trainer_class = GroupedDPOTrainer if objective == "grouped" else DPOTrainer
     compute = trainer_class._compute_loss
@@ -83,7 +83,7 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(objec
 
 @pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"])
 def test_running_out_of_memory_names_the_settings_to_lower(message, parse, monkeypatch):
-    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from course_correction.training.trainer import GroupedDPOTrainer
     from train_dpo import train
 
     def fail(*_, **__):
@@ -96,7 +96,7 @@ def test_running_out_of_memory_names_the_settings_to_lower(message, parse, monke
 
 
 def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(parse, tmp_path, monkeypatch):
-    from course_correction.grouped_trainer import GroupedDPOTrainer
+    from course_correction.training.trainer import GroupedDPOTrainer
     from train_dpo import build_trainer
 
     monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path / "cache"))
@@ -115,7 +115,7 @@ def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(par
 
 
 def test_the_references_own_answers_join_the_benign_rows_and_are_kept(parse, tmp_path, monkeypatch):
-    from course_correction import grouped_trainer
+    from course_correction.training import trainer as grouped_trainer
     from train_dpo import build_trainer
 
     monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path / "cache"))

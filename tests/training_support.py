@@ -59,7 +59,7 @@ def parse(tiny_model_folder, dataset_folder, tmp_path):
         from trl import DPOConfig, ModelConfig
 
         from course_correction.base.settings import parse_settings
-        from course_correction.training_data import TrainingData
+        from course_correction.training.data import TrainingData
         from train_dpo import ObjectiveSettings
 
         values = {

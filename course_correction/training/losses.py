@@ -1,86 +1,14 @@
-"""The training objective on ranked groups: 15 pair losses from 6 responses, and the terms beside them. Pure tensors.
-
-A group's six responses share the prompt and their beginnings, so they are packed into one sequence that holds every
-distinct beginning once: a tree, in which a token attends to its ancestors alone. Its log-probabilities are those of the
-six responses run one by one.
-"""
+"""The losses of the grouped objective: 15 pair losses from 6 responses, and the terms beside them. Pure tensors."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 
 from course_correction.synthesis.ranked_groups import PAIR_RANKS
-
-
-@dataclass(frozen=True)
-class PackedGroup:
-    """Responses to one prompt, packed as a tree of n tokens.
-
-    Attributes:
-        token_ids: [n], the prompt first.
-        positions: [n], the place of each token in its own response's sequence.
-        parents: [n], index of the token before it; -1 for the first.
-        paths: For each response, the indices of its tokens, in order, without the prompt's.
-        correction_paths: For each response, those of its tokens that belong to the corrective part.
-    """
-
-    token_ids: list[int]
-    positions: list[int]
-    parents: list[int]
-    paths: list[list[int]]
-    correction_paths: list[list[int]]
-
-
-def pack_group(
-    prompt_ids: Sequence[int], completions: Sequence[Sequence[int]], correction_starts: Sequence[int]
-) -> PackedGroup:
-    """Pack completions of one prompt so that every distinct beginning is there once.
-
-    Args:
-        prompt_ids: Token ids of the prompt.
-        completions: Token ids of each response.
-        correction_starts: For each response, the first of its tokens in the corrective part; its length for none.
-    """
-    token_ids, parents = list(prompt_ids), list(range(-1, len(prompt_ids) - 1))
-    positions = list(range(len(prompt_ids)))
-    children: dict[tuple[int, int], int] = {}
-    paths = []
-    for completion in completions:
-        place, path = len(prompt_ids) - 1, []
-        for token_id in completion:
-            child = children.get((place, token_id))
-            if child is None:
-                child = len(token_ids)
-                children[place, token_id] = child
-                token_ids.append(token_id)
-                parents.append(place)
-                positions.append(positions[place] + 1)
-            path.append(child)
-            place = child
-        paths.append(path)
-    correction_paths = [path[start:] for path, start in zip(paths, correction_starts, strict=True)]
-    return PackedGroup(token_ids, positions, parents, paths, correction_paths)
-
-
-def ancestor_mask(parents: Sequence[int], size: int) -> torch.Tensor:
-    """Return [size, size], true where a row's token may attend to a column's: itself and its ancestors.
-
-    Rows behind the last token are padding and attend to themselves, so that no row is empty.
-    """
-    mask = torch.eye(size, dtype=torch.bool)
-    for index, parent in enumerate(parents):
-        if parent >= 0:
-            mask[index] |= mask[parent]
-    return mask
-
-
-def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where attention is allowed and the least number where not: what every implementation but flash takes."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+from course_correction.training.tree import sum_paths
 
 
 def pair_losses(log_ratios: torch.Tensor, beta: float, distance_power: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,23 +37,6 @@ def accuracy_by_distance(margins: torch.Tensor) -> dict[int, torch.Tensor]:
     """
     distances = torch.tensor([rejected - chosen for chosen, rejected in PAIR_RANKS], device=margins.device)
     return {int(value): (margins[:, distances == value] > 0).float().mean() for value in distances.unique()}
-
-
-def sum_paths(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
-    """Sum token log-probabilities along each response's path.
-
-    Args:
-        token_logps: [groups, tokens], log-probability of each packed token after its parent.
-        paths: For each group and response, indices of tokens.
-
-    Returns:
-        [groups, responses].
-    """
-    weights = token_logps.new_zeros(len(paths), len(paths[0]), token_logps.shape[1])
-    for group, responses in enumerate(paths):
-        for response, path in enumerate(responses):
-            weights[group, response, path] = 1
-    return (weights * token_logps[:, None]).sum(-1)
 
 
 def mean_path_nll(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:

@@ -18,23 +18,22 @@ from trl.trainer.utils import use_adapter
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, chunked, text_digest, write_json
-from course_correction.frozen_layers import find_frozen_layers, recorded, replayed
 from course_correction.generation.chat_format import render_prompt, tokenize_benign
 from course_correction.generation.decoding import SamplingSettings, continue_prefills
 from course_correction.generation.loading import weights_identity
-from course_correction.group_batches import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
-from course_correction.objective import (
+from course_correction.synthesis.ranked_groups import PAIR_RANKS
+from course_correction.training.callbacks import ResumeDraws, WatchedTraining
+from course_correction.training.collator import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
+from course_correction.training.frozen_layers import find_frozen_layers, recorded, replayed
+from course_correction.training.losses import (
     accuracy_by_distance,
-    additive_mask,
     mean_path_nll,
     pair_losses,
     retention_kl,
     selected_logps,
-    sum_paths,
     transition_loss,
 )
-from course_correction.synthesis.ranked_groups import PAIR_RANKS
-from course_correction.training_loop import ResumeDraws, WatchedTraining
+from course_correction.training.tree import additive_mask, sum_paths
 
 # A weight is read once for all rows of a batch: on a CPU few rows cost nearly what many do.
 _ANSWERS_AT_ONCE = 100

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from course_correction.base.errors import UsageError
-from course_correction.objective import PackedGroup, ancestor_mask, pack_group
 from course_correction.synthesis.triggers import ends_clause
+from course_correction.training.tree import PackedGroup, ancestor_mask, pack_group
 
 # Where refusals stand: the weight that retention adds at an answer's start halves every so many tokens.
 START_TOKENS = 8

@@ -1,0 +1,1 @@
+"""DPO on C²-Syn: settings, rows, trees, losses, trainers."""
