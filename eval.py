@@ -16,16 +16,16 @@ from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import open_run
 from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
-from course_correction.benign_suite import BenignSettings
-from course_correction.dynamics_suite import DynamicsSettings
 from course_correction.evaluation import Evaluation
-from course_correction.general_suite import GeneralSettings
 from course_correction.generation.choice import SamplerSettings, check_backend
 from course_correction.hub.push import open_repo
 from course_correction.hub.settings import ResultPushSettings
-from course_correction.jailbreak_suite import JailbreakSettings
 from course_correction.judges.choice import JudgeSettings
-from course_correction.suites import check_suite, check_suites, measure_suite, run_suite
+from course_correction.suites.benign import BenignSettings
+from course_correction.suites.choice import check_suite, check_suites, measure_suite, run_suite
+from course_correction.suites.dynamics import DynamicsSettings
+from course_correction.suites.general import GeneralSettings
+from course_correction.suites.jailbreak import JailbreakSettings
 from course_correction.synthesis.sources import SEED, is_hub_id
 
 

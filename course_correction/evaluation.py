@@ -179,7 +179,7 @@ class Evaluation:
             return None
         path = self.folder / "benign_kl.json"
         if not path.exists():
-            from course_correction.drift import benign_drift
+            from course_correction.suites.benign_kl import benign_drift
 
             announce(f"Measuring KL to {name} on benign answers")
             sampler = self.sampler()

@@ -30,7 +30,7 @@ from course_correction.statistics.corr_at_k import (
     summarise_positions,
 )
 from course_correction.statistics.judge_agreement import Confusion, agreement_matrix, corrected_rate
-from course_correction.suites import SUITES
+from course_correction.suites.choice import SUITES
 from course_correction.synthesis.sources import normalise_request
 
 # Where results lie and go says nothing of them.

@@ -7,8 +7,8 @@ from suites_support import settings_for as settings_for
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.benign_suite import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
 from course_correction.judges import protocol as judging
+from course_correction.suites.benign import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
 from course_correction.synthesis.sources import read_contrast_pairs
 from eval import evaluate
 
@@ -52,12 +52,12 @@ def test_a_baseline_without_benign_prompts_is_compared_on_the_others(settings_fo
 def test_turning_back_in_a_harmless_answer_is_judged_after_its_first_tokens_and_short_answers_are_left_out(
     settings_for, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("course_correction.benign_suite.read_benign_rows", lambda split: [
+    monkeypatch.setattr("course_correction.suites.benign.read_benign_rows", lambda split: [
         {"request_id": "long", "alarming": False, "prompt": "How do I boil an egg?", "response": "Boil water, then wait."},
         {"request_id": "short", "alarming": False, "prompt": "How do I fry an egg?", "response": "Fry."},
     ])  # fmt: skip
     settings = settings_for(suite=["benign"], benign_prefill_tokens=[5])
-    monkeypatch.setattr("course_correction.benign_suite.read_contrast_pairs", list)
+    monkeypatch.setattr("course_correction.suites.benign.read_contrast_pairs", list)
     seen = []
     monkeypatch.setattr(
         judging, "make_judge", lambda *settings: judging.ScriptedJudge(lambda path: seen.append(path) or True)

@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 from jailbreak_support import MARK, REQUEST, plain, read, write
 from jailbreak_support import own_cache as own_cache
 
-from course_correction import jailbreak_judges, jailbreaks
 from course_correction.base.errors import UsageError
-from course_correction.ciphers import ALPHABETS, CIPHERS, UNKNOWN, build_cipher_prompt, decode, encode, read_cipher_answer
+from course_correction.suites import attack_judges as jailbreak_judges
+from course_correction.suites import attack_prompts as jailbreaks
+from course_correction.suites.ciphers import (
+    ALPHABETS,
+    CIPHERS,
+    UNKNOWN,
+    build_cipher_prompt,
+    decode,
+    encode,
+    read_cipher_answer,
+)
 
 LINES = {
     "caesar": st.text(),

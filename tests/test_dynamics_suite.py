@@ -11,7 +11,7 @@ from evaluation_support import save_adapter
 from suites_support import settings_for as settings_for
 
 from course_correction.base.files import read_jsonl
-from course_correction.dynamics_suite import SAFETY_WORDS, safety_tokens
+from course_correction.suites.dynamics import SAFETY_WORDS, safety_tokens
 from eval import evaluate
 
 
@@ -80,7 +80,7 @@ def test_dynamics_are_the_same_without_shared_trunks(settings_for, tmp_path, tin
 
 
 def test_where_the_reference_ends_at_once_there_is_nothing_to_read(tiny_llama):
-    from course_correction.dynamics_suite import _read
+    from course_correction.suites.dynamics import _read
 
     assert _read(tiny_llama, None, [5, 6, 7], [([8], [])], [1]) == [{"mass": []}]
     assert _read(tiny_llama, tiny_llama, [5, 6, 7], [([8], [])], [1]) == [{"mass": [], "reference_mass": [], "kl": []}]
@@ -89,7 +89,7 @@ def test_where_the_reference_ends_at_once_there_is_nothing_to_read(tiny_llama):
 
 
 def test_answers_read_together_are_read_as_each_by_itself(tiny_llama):
-    from course_correction.dynamics_suite import _read
+    from course_correction.suites.dynamics import _read
 
     other = copy.deepcopy(tiny_llama)
     with torch.no_grad():

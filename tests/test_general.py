@@ -13,8 +13,9 @@ from conftest import ROOT, read_data
 from suites_support import Suite, read_general_rows
 from suites_support import suite as suite
 
-from course_correction import general_suite, harness
 from course_correction.base.errors import UsageError
+from course_correction.suites import general as general_suite
+from course_correction.suites import lm_eval_tasks as harness
 
 QUESTIONS = read_data("general_questions")
 TASKS = ["c2_general_questions", "c2_general_perplexity"]

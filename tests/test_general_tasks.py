@@ -9,10 +9,11 @@ from conftest import write_rows
 from suites_support import Suite, general_evaluation, read_general_rows
 from suites_support import suite as suite
 
-from course_correction import general_suite, harness
 from course_correction.base.errors import UsageError
-from course_correction.general_suite import GeneralSettings
-from course_correction.suites import check_suite
+from course_correction.suites import general as general_suite
+from course_correction.suites import lm_eval_tasks as harness
+from course_correction.suites.choice import check_suite
+from course_correction.suites.general import GeneralSettings
 
 
 @pytest.mark.parametrize(

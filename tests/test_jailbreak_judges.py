@@ -10,13 +10,13 @@ from jailbreak_support import own_cache as own_cache
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
-from course_correction.ciphers import encode
-from course_correction.jailbreak_judges import FirstWordJudge
-from course_correction.jailbreak_suite import identity, measure
-from course_correction.jailbreaks import read_attack_prompts
 from course_correction.judges.protocol import Path as JudgedPath
 from course_correction.judges.protocol import ScriptedJudge
-from course_correction.suites import run_suite
+from course_correction.suites.attack_judges import FirstWordJudge
+from course_correction.suites.attack_prompts import read_attack_prompts
+from course_correction.suites.choice import run_suite
+from course_correction.suites.ciphers import encode
+from course_correction.suites.jailbreak import identity, measure
 
 
 def test_the_evaluations_own_judge_reads_behaviour_and_decoded_answer_and_corrected_is_no_success(evaluation_of):

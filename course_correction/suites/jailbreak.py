@@ -16,17 +16,11 @@ from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
-from course_correction.ciphers import CIPHERS
 from course_correction.generation.protocol import BegunAnswer
-from course_correction.jailbreak_judges import (
-    DEFAULT_MODELS,
-    ROWS_FILE,
-    VERDICTS_FILE,
-    judge_rows,
-    read_template,
-)
-from course_correction.jailbreaks import AttackPrompt, index_prompts, read_attack_prompts
 from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.suites.attack_judges import DEFAULT_MODELS, ROWS_FILE, VERDICTS_FILE, judge_rows, read_template
+from course_correction.suites.attack_prompts import AttackPrompt, index_prompts, read_attack_prompts
+from course_correction.suites.ciphers import CIPHERS
 
 _JUDGING = "jailbreak_judging"
 

@@ -16,7 +16,9 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import RUN_FILE
-from course_correction.harness import (
+from course_correction.statistics.clustered_rates import paired_share
+from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
+from course_correction.suites.lm_eval_tasks import (
     TASKS_FOLDER,
     aggregate,
     check_tasks,
@@ -25,8 +27,6 @@ from course_correction.harness import (
     run_task,
     wrap_model,
 )
-from course_correction.statistics.clustered_rates import paired_share
-from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
 from course_correction.synthesis.sources import DATA_FOLDER
 
 ROWS_FILE = "general.jsonl"

@@ -11,13 +11,13 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
-from course_correction.ciphers import is_echo, read_cipher_answer
-from course_correction.jailbreaks import AttackPrompt
 from course_correction.judges.models import _ScoringJudge
 from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.prompt import share_of_yes as probability_of
 from course_correction.judges.protocol import Path
 from course_correction.judges.server import check_calls
+from course_correction.suites.attack_prompts import AttackPrompt
+from course_correction.suites.ciphers import is_echo, read_cipher_answer
 from course_correction.synthesis.sources import read_benign_rows
 
 ROWS_FILE = "jailbreak.jsonl"

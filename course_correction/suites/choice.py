@@ -27,13 +27,13 @@ def check_suites(names: list[str]) -> None:
 
 def _module(name: str) -> Any:
     if name == "jailbreak":
-        from course_correction import jailbreak_suite as module
+        from course_correction.suites import jailbreak as module
     elif name == "general":
-        from course_correction import general_suite as module
+        from course_correction.suites import general as module
     elif name == "benign":
-        from course_correction import benign_suite as module
+        from course_correction.suites import benign as module
     else:
-        from course_correction import dynamics_suite as module
+        from course_correction.suites import dynamics as module
     return module
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, text_digest, write_atomically
-from course_correction.ciphers import CIPHERS, build_cipher_prompt
+from course_correction.suites.ciphers import CIPHERS, build_cipher_prompt
 from course_correction.synthesis.reference_items import fetch_url
 from course_correction.synthesis.sources import DATA_FOLDER, read_benign_rows
 

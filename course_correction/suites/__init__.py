@@ -1,0 +1,1 @@
+"""Suites beside C²-Eval: jailbreak, general, benign, dynamics."""
