@@ -16,7 +16,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import open_run
 from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
-from course_correction.evaluation import Evaluation
+from course_correction.evaluation.stages import Evaluation
 from course_correction.generation.choice import SamplerSettings, check_backend
 from course_correction.hub.push import open_repo
 from course_correction.hub.settings import ResultPushSettings
@@ -130,9 +130,9 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     Raises:
         UsageError: Also at the end, with everything saved, if more than `max_unscored` of the paths have no verdict.
     """
+    from course_correction.evaluation.measure import measure, read_finished
     from course_correction.hub.push_evaluation import push_evaluation
     from course_correction.judges import protocol as judging
-    from course_correction.measuring import measure, read_finished
 
     # What would fail at the end fails now.
     ranks = Ranks()

@@ -8,7 +8,7 @@ from conftest import write_rows
 
 from course_correction.base.files import read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.evaluation import Evaluation
+from course_correction.evaluation.stages import Evaluation
 from course_correction.suites.attack_prompts import read_attack_prompts
 from course_correction.suites.choice import measure_suite, run_suite
 from course_correction.suites.jailbreak import identity

@@ -8,7 +8,7 @@ import pytest
 
 from course_correction.base.files import read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.evaluation import Evaluation
+from course_correction.evaluation.stages import Evaluation
 from course_correction.suites.choice import check_suite, measure_suite, run_suite
 from eval import EvaluationSettings
 

@@ -39,7 +39,7 @@ def test_a_gpu_takes_the_checkpoints_dtype(monkeypatch):
 
 
 def test_a_run_knows_in_which_dtype_it_was_made(has_bfloat16, tiny_model_folder, tmp_path):
-    from course_correction.evaluation import Evaluation
+    from course_correction.evaluation.stages import Evaluation
     from eval import EvaluationSettings
 
     def identity(**settings: Any) -> dict[str, Any]:

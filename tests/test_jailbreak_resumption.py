@@ -60,7 +60,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
 
 def test_a_finished_run_is_measured_again_without_loading_the_model(evaluation_of, monkeypatch):
     first = evaluate(evaluation_of())
-    monkeypatch.setattr("course_correction.evaluation.load_sampler", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("course_correction.evaluation.stages.load_sampler", lambda *a: pytest.fail("the model was loaded"))
     assert evaluate(evaluation_of()) == first
 
 

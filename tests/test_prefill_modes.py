@@ -9,7 +9,7 @@ from conftest import read_data, write_rows
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.evaluation import begin_as_reference
+from course_correction.evaluation.stages import begin_as_reference
 from course_correction.generation.chat_format import check_prefill, encode_answer, render_closed_turn, render_prompt
 from course_correction.generation.loading import load_tokenizer
 from course_correction.synthesis.triggers import OPENERS

@@ -1,0 +1,1 @@
+"""C²-Eval as stages that meet at the files of a run folder."""
