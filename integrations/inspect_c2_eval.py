@@ -18,7 +18,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.decoding import SamplingSettings
-from course_correction.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
+from course_correction.integrations.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
 from course_correction.judges.choice import JudgeSettings, make_judge
 from course_correction.judges.protocol import Path
 from course_correction.synthesis.sources import SEED, normalise_request, read_eval_items

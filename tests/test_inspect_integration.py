@@ -175,7 +175,7 @@ def test_model_arguments_that_nobody_reads_are_refused(
 def test_messages_that_hold_no_answer_begun_are_refused(inspect_task: ModuleType) -> None:
     from inspect_ai.model import ChatMessageAssistant, ChatMessageUser
 
-    from course_correction.inspect_provider import read_begun_answer
+    from course_correction.integrations.inspect_provider import read_begun_answer
 
     with pytest.raises(UsageError, match="given: user, assistant"):
         read_begun_answer([ChatMessageUser(content="How?"), ChatMessageAssistant(content="Like")])
