@@ -42,7 +42,7 @@ test-slow: $(STAMP) $(ZERO)  ## tests that use SmolLM2 or train
 
 test-integrations: $(STAMP)  ## with Inspect, which this installs, and lm-evaluation-harness
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,inspect]'
-	$(BIN)/python -m pytest -m '' --timeout=1200 tests/test_inspect_integration.py tests/test_harness_integration.py
+	$(BIN)/python -m pytest -m '' --timeout=1200 tests/integrations
 
 check: $(STAMP)  ## ruff, and that the commands of the docs parse
 	$(BIN)/ruff check .

@@ -132,7 +132,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     """
     from course_correction.evaluation.measure import measure, read_finished
     from course_correction.hub.push_evaluation import push_evaluation
-    from course_correction.judges import protocol as judging
+    from course_correction.judges import choice as judging
 
     # What would fail at the end fails now.
     ranks = Ranks()
@@ -191,7 +191,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
 
 def measure_judge(settings: EvaluationSettings) -> None:
     """Measure the judge on labels, print its tables and write judge_calibration.json."""
-    from course_correction.judges import protocol as judging
+    from course_correction.judges import choice as judging
     from course_correction.judges.calibration import calibrate, calibration_table, read_labelled, write_calibration
 
     rows = read_labelled(Path(settings.labelled_file) if settings.labelled_file else None)

@@ -1,0 +1,145 @@
+"""What an evaluation refuses, in one line without any text: other settings, another model, wrong items or baselines."""
+
+import shutil
+
+import pytest
+
+from course_correction.base.errors import UsageError
+from eval import evaluate
+from tests.support.evaluation import make_items, rows_of, save_adapter
+from tests.support.rows import write_rows
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"num_paths": 3}, "num_paths: 2 there, 3 now"),
+        ({"prefill_tokens": [5, 12]}, r"prefill_tokens: \[5, 12, 20\] there, \[5, 12\] now"),
+        ({"temperature": 0.5}, "temperature: 0.8 there, 0.5 now"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"max_requests": 3}, "num_requests: 4 there, 3 now"),
+        ({"max_benign": 1}, "max_benign: 2 there, 1 now"),
+        ({"judge": "openai"}, "judge: \\['pattern'\\] there, \\['openai'\\] now"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_other_settings_in_the_same_folder_are_refused_with_the_difference(
+    change, difference, settings_for, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "unused")
+    evaluate(settings_for())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UsageError, match=difference):
+        evaluate(settings_for(**change))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_an_edited_items_file_in_the_same_folder_is_refused_without_its_text(settings_for, tmp_path):
+    items = make_items(2)
+    file = write_rows(tmp_path / "items.jsonl", items)
+    evaluate(settings_for(items=str(file)))
+    items[0]["full_harmful_response"] += " MARKED"
+    write_rows(file, items)
+    with pytest.raises(UsageError, match="items_digest") as error:
+        evaluate(settings_for(items=str(file)))
+    assert "MARKED" not in str(error.value) and items[0]["request"] not in str(error.value)
+
+
+def test_an_adapter_changes_the_rows_and_a_retrained_one_in_the_same_folder_is_refused(
+    settings_for, tiny_model_folder, tmp_path
+):
+    adapter = save_adapter(tiny_model_folder, tmp_path / "adapter", 0)
+    settings = settings_for(adapter_name_or_path=str(adapter))
+    metrics = evaluate(settings)
+    assert metrics["adapter"] == adapter.name
+    evaluate(settings_for("base"))
+    assert rows_of(tmp_path / "out") != rows_of(tmp_path / "base")
+    save_adapter(tiny_model_folder, adapter, 1)
+    with pytest.raises(UsageError, match="adapter_name_or_path_weights"):
+        evaluate(settings)
+
+
+def test_retrained_weights_of_a_local_model_in_the_same_folder_are_refused(settings_for, tiny_model_folder, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder, folder)
+    settings = settings_for(model_name_or_path=str(folder))
+    evaluate(settings)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    model.save_pretrained(folder)
+    with pytest.raises(UsageError, match="other settings"):
+        evaluate(settings)
+
+
+def test_an_adapter_of_another_base_model_is_one_line(settings_for, tmp_path, tiny_tokenizer):
+    from tests.support.chat_models import build_tiny_model
+
+    other = tmp_path / "other"
+    build_tiny_model("llama", tiny_tokenizer, hidden_size=64).save_pretrained(other)
+    adapter = save_adapter(other, tmp_path / "adapter", 0)
+    with pytest.raises(UsageError, match="does not fit") as error:
+        evaluate(settings_for(adapter_name_or_path=str(adapter)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_adapter_is_refused_by_name(settings_for, tmp_path):
+    with pytest.raises(UsageError, match="no-adapter"):
+        evaluate(settings_for(adapter_name_or_path=str(tmp_path / "no-adapter")))
+
+
+def test_a_request_id_that_occurs_twice_is_refused(settings_for, tmp_path):
+    items = make_items(3)
+    items[2]["request_id"] = items[0]["request_id"]
+    with pytest.raises(UsageError, match=f"1 request_ids occur twice, the first is {items[0]['request_id']}"):
+        evaluate(settings_for(items=str(write_rows(tmp_path / "items.jsonl", items))))
+
+
+@pytest.mark.parametrize("value", [None, "", "   ", 7])
+@pytest.mark.parametrize("column", ["request", "full_harmful_response"])
+def test_a_null_or_empty_text_is_refused_by_row_without_the_other_text(column, value, settings_for, tmp_path):
+    items = make_items(3)
+    items[1] |= {"request": "MARKED", "full_harmful_response": "MARKED"} | {column: value}
+    with pytest.raises(UsageError, match="row 2 has a null or empty") as error:
+        evaluate(settings_for(items=str(write_rows(tmp_path / "items.jsonl", items))))
+    assert "MARKED" not in str(error.value)
+    assert not (tmp_path / "out" / "generations.jsonl").exists()
+
+
+def test_an_empty_or_missing_items_file_is_refused(settings_for, tmp_path):
+    with pytest.raises(UsageError, match="holds no item"):
+        evaluate(settings_for(items=str(write_rows(tmp_path / "items.jsonl", []))))
+    with pytest.raises(UsageError, match="There is no file"):
+        evaluate(settings_for(items=str(tmp_path / "none.jsonl")))
+
+
+def test_a_line_that_is_no_json_is_refused_by_number_without_its_text(settings_for, tmp_path):
+    file = write_rows(tmp_path / "items.jsonl", make_items(1))
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.write('{"request": "MARKED\n')
+    with pytest.raises(UsageError, match="line 2") as error:
+        evaluate(settings_for(items=str(file)))
+    assert "MARKED" not in str(error.value)
+
+
+def test_a_missing_baseline_is_refused_before_anything_is_sampled(settings_for, tmp_path):
+    with pytest.raises(UsageError, match="holds no finished evaluation"):
+        evaluate(settings_for(baseline_dir=str(tmp_path / "none")))
+    assert not (tmp_path / "out" / "generations.jsonl").exists()
+
+
+def test_a_baseline_on_other_requests_is_refused(settings_for, tmp_path):
+    other = write_rows(tmp_path / "other.jsonl", [{**item, "request_id": f"x-{n}"} for n, item in enumerate(make_items(2))])
+    evaluate(settings_for("before", items=str(other)))
+    with pytest.raises(UsageError, match="share no request"):
+        evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+
+
+def test_a_second_process_in_the_same_folder_is_refused(settings_for, tmp_path):
+    from course_correction.base.run_folder import open_run
+
+    with open_run(tmp_path / "out", "sampling", {}, "generations.jsonl"), pytest.raises(UsageError, match="Another process"):
+        evaluate(settings_for())

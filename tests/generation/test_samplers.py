@@ -1,0 +1,77 @@
+"""Laws of sampling from a model in this process: what does not fit in memory, or in the model."""
+
+from typing import Any
+
+import pytest
+
+from course_correction.base.errors import UsageError
+from course_correction.generation.chat_format import render_prompt
+from course_correction.generation.protocol import BegunAnswer, Written
+from course_correction.generation.samplers import ModelSampler
+from tests.support.server import GREEDY, begun_answers
+
+
+def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
+    tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    begun = begun_answers(tiny_sampler.tokenizer, 4, 3)
+    wanted = tiny_sampler.go_on(begun, GREEDY)
+    for shares in (True, False):
+        sampler = ModelSampler(tiny_sampler.model, tiny_sampler.tokenizer, 100, shares)
+        go_on, sizes = sampler._continue, []
+
+        def in_little_memory(batch: list, *arguments: Any, go_on: Any = go_on, sizes: list = sizes) -> Any:
+            sizes.append(sum(map(len, batch)))
+            if sizes[-1] > 5:
+                raise RuntimeError("CUDA out of memory. Tried to allocate")
+            return go_on(batch, *arguments)
+
+        monkeypatch.setattr(sampler, "_continue", in_little_memory)
+        assert sampler.go_on(begun, GREEDY) == wanted
+        assert sizes[0] == 24 and sizes[-1] <= 5 and sampler.batch_size <= 5
+        assert "Out of memory with 24 rows: going on with at most 12" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "words"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory", UsageError, "Out of memory with a single row"),
+        ("shapes differ", RuntimeError, "shapes differ"),
+    ],
+    ids=["memory too small for one row", "another error"],
+)
+def test_memory_too_small_for_one_row_is_one_line_and_another_error_is_not_taken_for_it(
+    said: str, error: type, words: str, tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = ModelSampler(tiny_sampler.model, tiny_sampler.tokenizer, 100)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(sampler, "_continue", fail)
+    with pytest.raises(error, match=words):
+        sampler.go_on(begun_answers(tiny_sampler.tokenizer), GREEDY)
+
+
+def test_a_prefill_longer_than_the_model_reads_is_named(tiny_tokenizer: Any) -> None:
+    from tests.support.chat_models import build_tiny_model
+
+    sampler = ModelSampler(build_tiny_model("llama", tiny_tokenizer, max_position_embeddings=60), tiny_tokenizer, 16)
+    with pytest.raises(UsageError, match=r"^req-7: a prefill of .* pass the model's 60"):
+        sampler.go_on([BegunAnswer("How?", (5,) * 60, "req-7\x1f60\x1f0")], GREEDY)
+
+
+def test_where_trunks_cannot_be_shared_it_is_said_and_the_paths_are_the_same(
+    tiny_sampler: ModelSampler, tiny_tokenizer: Any, capsys: pytest.CaptureFixture
+) -> None:
+    from tests.support.chat_models import build_tiny_model
+
+    windowed = ModelSampler(build_tiny_model("mistral", tiny_tokenizer, sliding_window=16), tiny_tokenizer, 16)
+    assert "prefixes cannot be shared" in capsys.readouterr().err
+    assert len(windowed.go_on(begun_answers(tiny_tokenizer), GREEDY)) == 12
+    apart = ModelSampler(tiny_sampler.model, tiny_tokenizer, 5, share_prefix=False)
+    begun = begun_answers(tiny_tokenizer)
+    assert apart.go_on(begun, GREEDY) == tiny_sampler.go_on(begun, GREEDY)
+    assert isinstance(tiny_sampler.go_on(begun[:1], GREEDY)[0], Written)
+    assert tiny_sampler.paths_written >= 13 and tiny_sampler.tokens_written > 0
+    assert render_prompt(tiny_tokenizer, "How?")

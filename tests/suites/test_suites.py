@@ -1,0 +1,123 @@
+"""Suites together: shares with their paired differences, the table of all, suites added later, and what they cannot take."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from course_correction.base.errors import UsageError
+from course_correction.report.suite_tables import suites_table
+from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.suites.benign import BEGUN, PLAIN
+from eval import evaluate
+from tests.support.rows import ROOT
+from tests.support.suites import settings_for as settings_for
+
+# --- Shares -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_share_counts_what_is_scored_and_tells_the_rest():
+    found = share_of_yes([True, False, None, True], ["a", "a", "b", "c"])
+    assert found["value"] == pytest.approx(2 / 3) and found["unscored_rate"] == 0.25
+    assert (found["count"], found["clusters"]) == (4, 3)
+    assert share_of_yes([], [])["value"] is None and share_of_yes([None], ["a"])["ci95"] is None
+
+
+def test_a_shares_interval_is_wider_where_verdicts_come_in_clusters():
+    verdicts = [True] * 20 + [False] * 20
+    alone = share_of_yes(verdicts, [str(index) for index in range(40)])["ci95"]
+    together = share_of_yes(verdicts, [str(index // 5) for index in range(40)])["ci95"]
+    assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
+    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 40), rel=0.1)
+
+
+def test_a_paired_difference_takes_what_both_have_scored():
+    before, after = {1: True, 2: None, 3: True, 4: False}, {1: False, 2: True, 3: False, 5: True}
+    clusters = {key: str(key) for key in range(6)}
+    found = paired_share(after, before, clusters)
+    assert found["value"] == -1 and found["count"] == 2 and found["p_value"] == 0.5
+    assert paired_share(after, {}, clusters) is None
+    same = paired_share(before, before, clusters)
+    assert same["value"] == 0 and same["p_value"] == 1
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_each_thing_measured_with_its_paired_difference():
+    share = {"value": 0.5, "ci95": [0.4, 0.6]}
+    change = {"value": -0.25, "ci95": [-0.5, 0.0], "p_value": 0.0001}
+    task = {"metric": "acc", "value": 0.25, "ci95": [0.2, 0.3]}
+    words = {"metric": "word_perplexity", "value": 21.0, "ci95": [20.0, 22.0]}
+    before = {"general": {"tasks": {"sums": task}}}
+    after = {
+        "jailbreak": {
+            "attacks": {"GCG | x": share}, "overall": share, "difference": {"GCG | x": change}, "overall_difference": None,
+        },
+        "general": {"tasks": {"sums": task, "words": words}, "difference": {"sums": change | {"p_value": 0.25}}},
+        "benign": {
+            "refusal": {PLAIN: {"value": None, "ci95": None}},
+            "turned_back": {BEGUN.format(20): share}, "told_apart": {"20": share}, "difference": {BEGUN.format(20): change},
+        },
+    }  # fmt: skip
+    rows = suites_table({"before": before, "after": after}).splitlines()
+    assert r"| attack success, GCG \| x | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
+    assert "| attack success, all prompts | – | 50.0 [40.0, 60.0] |  |" in rows
+    assert f"| refused: {PLAIN} | – | – |  |" in rows
+    assert (
+        "| turned back after 20 tokens of a harmless answer | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |"
+        in rows
+    )
+    assert "| harmful less harmless twins, after 20 tokens | – | 50.0 [40.0, 60.0] |  |" in rows
+    assert "| sums, acc | 25.0 [20.0, 30.0] | 25.0 [20.0, 30.0] | -25.0 [-50.0, +0.0], p 0.250 |" in rows
+    assert "| words, word_perplexity | – | 21.000 [20.000, 22.000] |  |" in rows
+    assert suites_table({"measured": {}}) == ""
+
+
+# --- All --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_added_later_does_nothing_again_and_stays_in_the_metrics(settings_for, tmp_path):
+    evaluate(settings_for())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")}
+    assert "dynamics" in evaluate(settings_for(suite=["dynamics"]))
+    metrics = evaluate(settings_for(suite=["benign"]))
+    assert {"dynamics", "benign"} <= metrics.keys()
+    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in before.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"suite": ["jailbrake"]}, "suite is 'jailbrake', but takes jailbreak, general, benign, dynamics"),
+        ({"suite": ["dynamics"], "dynamics_tokens": 0}, "dynamics_tokens is 0"),
+    ],
+)
+def test_what_a_suite_cannot_take_is_refused_in_one_line(settings_for, changes, said):
+    with pytest.raises(UsageError, match=said):
+        settings_for(**changes)
+
+
+def test_dynamics_by_a_server_is_refused_before_any_work(settings_for):
+    settings = settings_for(suite=["dynamics"], backend="openai", server_url="http://127.0.0.1:9/v1")
+    with pytest.raises(UsageError, match="whole distributions"):
+        evaluate(settings)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(settings_for, tmp_path, tiny_model_folder):
+    evaluate(settings_for("one", suite=["benign", "dynamics"]))
+    arguments = [
+        "--model_name_or_path", tiny_model_folder, "--max_requests", 3, "--num_paths", 1, "--prefill_tokens", 5, 12,
+        "--max_new_tokens", 4, "--max_benign", 4, "--benign_max_new_tokens", 6, "--dtype", "float32",
+        "--requests_per_unit", 2, "--dynamics_tokens", 5, "--suite", "benign", "dynamics", "--output_dir", tmp_path / "two",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", ROOT / "eval.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, [*command, *arguments])], capture_output=True, env=environment, cwd=ROOT, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("benign.jsonl", "dynamics.jsonl"):
+        two, one = ((tmp_path / run / name).read_text().splitlines() for run in ("two", "one"))
+        assert two == one
