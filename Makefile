@@ -47,6 +47,7 @@ test-integrations: $(STAMP)  ## with Inspect, which this installs, and lm-evalua
 check: $(STAMP)  ## ruff, and that the commands of the docs parse
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tests/check_commands.py
 
 export: $(STAMP)  ## export c2-syn/ and c2-eval/ again after a change of data/
