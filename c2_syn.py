@@ -22,7 +22,7 @@ from course_correction.base.run_folder import open_run
 from course_correction.base.settings import DTYPES, check_sampling, check_values, parse_settings
 from course_correction.generation.choice import SamplerSettings, check_backend, load_sampler
 from course_correction.generation.loading import read_chat_template
-from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.protocol import Prefill
 from course_correction.hub.cards import WHERE_TO
 from course_correction.hub.push import open_dataset_repo, push_dataset
 from course_correction.hub.settings import DatasetPushSettings
@@ -165,7 +165,7 @@ def synthesize(settings: SynthesisSettings) -> Path | None:
             announce(f"A torn unit was moved to {folder}/groups.jsonl.quarantined and is done again.")
         if ranks.is_main:
             write_json(folder / "selection.json", {"kept": len(pairs), "dropped": dict(sorted(counts.items()))})
-    ranks.part()
+    ranks.leave()
     return folder / "groups.jsonl" if ranks.is_main else None
 
 
@@ -206,13 +206,13 @@ def _model_teacher(settings: SynthesisSettings) -> tuple[WriteGroups, Any]:
     def write_groups(pairs: list[SourcePair]) -> list[dict[str, Any]]:
         drafts = [draft_corrections(pair, settings.seed, settings.opener_rate, settings.mid_sentence_rate) for pair in pairs]
         begun = [
-            BegunAnswer(pair.request, tuple(encode_answer(sampler.tokenizer, text)), f"{pair.request_id}\x1f{rank}")
+            Prefill(pair.request, tuple(encode_answer(sampler.tokenizer, text)), f"{pair.request_id}\x1f{rank}")
             for pair, (_, initial_responses, triggers) in zip(pairs, drafts, strict=True)
             for rank, text in enumerate(
                 ["", *(join_trigger(*pieces)[0] for pieces in zip(initial_responses, triggers, strict=True))]
             )
         ]
-        texts = [written.text for written in sampler.go_on(begun, sampling)]
+        texts = [written.text for written in sampler.sample(begun, sampling)]
         return [
             _group_or_reason(pair, draft, safe_response, continuations, teacher)
             for pair, draft, (safe_response, *continuations) in zip(

@@ -156,7 +156,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
             evaluation.answer_benign(ranks)
         for suite in settings.suite:
             run_suite(suite, evaluation, ranks)
-        ranks.part()
+        ranks.leave()
         if judge is None:
             return None
         names = [

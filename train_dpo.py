@@ -140,7 +140,7 @@ def train(
         if repo is None:
             raise UsageError(f"{folder} holds a finished training. Give another --output_dir, or remove that folder.")
         announce(f"{folder} holds a finished training, which is pushed as it is.")
-        part_processes()
+        leave_processes()
         if is_first:
             metrics = json.loads((folder / "train_metrics.json").read_text()) | {"repo_id": repo.repo_id}
             write_model_card(folder, base_model, licence, [data.dataset_name, *data.mix_with], metrics)
@@ -187,14 +187,14 @@ def train(
         plot_training(trainer.state.log_history, folder / "training.png")
         write_json(folder / "train_metrics.json", metrics)
     # A push may take longer than processes wait for one another.
-    part_processes()
+    leave_processes()
     if repo is not None and is_first:
         pushing.finish()
         announce(f"Pushed: {push_model(repo, folder, base_model)}")
     return folder
 
 
-def part_processes() -> None:
+def leave_processes() -> None:
     """Let the processes of a launch go their own ways, once all have come here."""
     import torch
 
@@ -255,7 +255,7 @@ def main() -> None:
         parts = parse_settings(classes)
     folder = train(*parts, recipe=given_settings(classes, parts))
     announce(f"Saved to {folder}")
-    part_processes()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main() -> None:
 
     from course_correction.generation.chat_format import encode_answer, render_prompt
     from course_correction.generation.decoding import SamplingSettings
-    from course_correction.generation.protocol import BegunAnswer
+    from course_correction.generation.protocol import Prefill
     from course_correction.generation.samplers import ModelSampler
     from course_correction.synthesis.sources import read_eval_items
 
@@ -66,12 +66,12 @@ def main() -> None:
 
     def engine(chosen: list[tuple[str, tuple[int, ...]]]) -> int:
         begun = [
-            BegunAnswer(request, answer[:k], f"{request} {k} {path}")
+            Prefill(request, answer[:k], f"{request} {k} {path}")
             for request, answer in chosen
             for k in settings.prefill_tokens
             for path in range(settings.num_paths)
         ]
-        return sum(written.num_tokens for written in sampler.go_on(begun, sampling))
+        return sum(written.num_tokens for written in sampler.sample(begun, sampling))
 
     def plain(chosen: list[tuple[str, tuple[int, ...]]]) -> int:
         tokens = 0

@@ -48,7 +48,7 @@ def main() -> None:
     from c2_syn import SynthesisSettings, select_pairs
     from course_correction.generation.chat_format import encode_answer, render_prompt
     from course_correction.generation.decoding import SamplingSettings
-    from course_correction.generation.protocol import BegunAnswer
+    from course_correction.generation.protocol import Prefill
     from course_correction.generation.samplers import ModelSampler
     from course_correction.synthesis.ranked_groups import draft_corrections
     from course_correction.synthesis.triggers import join_trigger
@@ -59,7 +59,7 @@ def main() -> None:
     sampler = ModelSampler(model, tokenizer, settings.batch_size)
     pairs, _ = select_pairs(SynthesisSettings())
 
-    def begin(turn: int, count: int) -> list[BegunAnswer]:
+    def begin(turn: int, count: int) -> list[Prefill]:
         begun = []
         for number in range(count):
             pair = pairs[(turn * count + number) % len(pairs)]
@@ -67,10 +67,10 @@ def main() -> None:
             pieces = zip(initial_responses, triggers, strict=True)
             for rank, text in enumerate(["", *(join_trigger(*piece)[0] for piece in pieces)]):
                 ids = tuple(encode_answer(tokenizer, text))
-                begun.append(BegunAnswer(pair.request, ids, f"{pair.request_id} {rank}"))
+                begun.append(Prefill(pair.request, ids, f"{pair.request_id} {rank}"))
         return begun
 
-    def generate(begun: list[BegunAnswer], in_order_of_length: bool, num_beams: int) -> None:
+    def generate(begun: list[Prefill], in_order_of_length: bool, num_beams: int) -> None:
         prefills = [render_prompt(tokenizer, row.request) + list(row.answer_ids) for row in begun]
         if in_order_of_length:
             prefills.sort(key=len)
@@ -92,7 +92,7 @@ def main() -> None:
     ways = {
         "reference": lambda begun: generate(begun, False, 2),
         "sorted": lambda begun: generate(begun, True, 1),
-        "engine": lambda begun: sampler.go_on(begun, greedy),
+        "engine": lambda begun: sampler.sample(begun, greedy),
     }
     for run in ways.values():
         run(begin(0, 2))

@@ -20,7 +20,7 @@ from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.decoding import SamplingSettings
 from course_correction.integrations.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
 from course_correction.judges.choice import JudgeSettings, make_judge
-from course_correction.judges.protocol import Path
+from course_correction.judges.protocol import JudgedPath
 from course_correction.synthesis.sources import SEED, normalise_request, read_eval_items
 
 PREFILL_TOKENS = (10, 20, 30, 40, 50, 60, 70, 80)
@@ -139,7 +139,7 @@ def corrects_itself(judge: list[str], judge_model: list[str]) -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         if state.store.get(TOO_SHORT):
             return Score.unscored(reason=TOO_SHORT)
-        path = Path(state.input_text, state.messages[1].text, state.output.completion)
+        path = JudgedPath(state.input_text, state.messages[1].text, state.output.completion)
         async with turn:
             (verdict,) = await anyio.to_thread.run_sync(chosen.judge, [path])
         if verdict.corrected is None:

@@ -34,7 +34,7 @@ class Progress:
 
         Args:
             requests: Finished now.
-            paths: Written since the start.
+            paths: Completion since the start.
             tokens: Likewise.
         """
         self.done += requests

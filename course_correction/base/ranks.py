@@ -41,7 +41,7 @@ class Ranks:
         if self._state is not None:
             self._state.wait_for_everyone()
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """Take leave of the others, once each has done its share."""
         if self._state is not None:
             self._state.destroy_process_group()

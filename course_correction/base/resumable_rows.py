@@ -217,7 +217,7 @@ def run_units(
         try:
             for unit, rows in _in_flight(work, todo, getattr(sampler, "units_at_once", 1)):
                 file.append(unit, rows)
-                written = (sampler.paths_written, sampler.tokens_written) if sampler else (0, 0)
+                written = (sampler.paths_sampled, sampler.tokens_sampled) if sampler else (0, 0)
                 progress.advance(len(units[unit]), *written)
         finally:
             progress.close()

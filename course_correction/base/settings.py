@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, field, fields
 from enum import Enum
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -12,6 +12,48 @@ from course_correction.base.errors import UsageError
 from course_correction.base.redaction import public_value
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+# The groups of `--help`, in their order.
+GROUPS = ("model", "data", "sampling", "judging", "suites", "training", "output", "Hub")
+
+
+class _Metadata(dict[str, Any]):
+    """Metadata of a setting. `HfArgumentParser` passes a copy of it to argparse, which knows `help` alone."""
+
+    def copy(self) -> dict[str, Any]:
+        """Return what argparse takes."""
+        return {"help": self["help"]}
+
+
+def setting(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    group: str,
+    identity: str | tuple[str, ...],
+    default_factory: Any = MISSING,
+    common: bool = False,
+) -> Any:
+    """Return a field of a settings dataclass.
+
+    Args:
+        default: Its default value.
+        help: Its line in `--help`.
+        group: Its group in `--help`, one of `GROUPS`.
+        identity: The stages whose rows it decides, such as "sampling"; () for none. A folder that was filled under another
+            value is refused by these stages.
+        default_factory: Makes the default, where that is mutable.
+        common: Whether most users need it: `--help` lists these first.
+    """
+    if group not in GROUPS:
+        raise ValueError(f"group is {group!r}, but takes {', '.join(GROUPS)}.")
+    stages = (identity,) if isinstance(identity, str) else identity
+    options: dict[str, Any] = {"default": default} if default_factory is MISSING else {"default_factory": default_factory}
+    return field(**options, metadata=_Metadata(help=help, group=group, identity=stages, common=common))
+
+
+def identity_of(settings: Any, stage: str) -> dict[str, Any]:
+    """Return the values, by name, of the settings that decide the rows of a stage: those marked with it in `setting`."""
+    return {one.name: getattr(settings, one.name) for one in fields(settings) if stage in one.metadata.get("identity", ())}
 
 
 def check_sampling(temperature: float, top_p: float) -> None:
@@ -47,6 +89,7 @@ def parse_settings(
     parser = TrlParser(list(settings_classes), description=description, allow_abbrev=False)
     parser.usage = "%(prog)s [--config recipe.yaml] [--setting value ...]"
     parser.error = _raise_usage_error
+    _group_help(parser, settings_classes)
     if "--config" in arguments:
         position = arguments.index("--config") + 1
         if position == len(arguments):
@@ -140,6 +183,20 @@ def _fits(value: Any, option: Any) -> bool:
     if option is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, option)
+
+
+def _group_help(parser: Any, settings_classes: Sequence[type]) -> None:
+    """Show a parser's options in the groups of their settings, the common ones first."""
+    metadata = {one.name: one.metadata for settings_class in settings_classes for one in fields(settings_class)}
+    actions = [action for action in parser._actions if "group" in metadata.get(action.dest, {})]
+    actions.sort(key=lambda action: not metadata[action.dest]["common"])
+    for name in GROUPS:
+        if members := [action for action in actions if metadata[action.dest]["group"] == name]:
+            group = parser.add_argument_group(name)
+            for action in members:
+                # argparse adds an option to one group only, and offers no way to move it.
+                parser._optionals._group_actions.remove(action)
+                group._group_actions.append(action)
 
 
 def _raise_usage_error(message: str) -> None:

@@ -17,7 +17,7 @@ from course_correction.judges.pattern import find_correction, judge_refusal
 from course_correction.report.html import RunData, read_run, write_html_report
 from course_correction.report.markdown import write_report
 from course_correction.report.suite_tables import suites_table
-from course_correction.statistics.clustered_rates import paired_share
+from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import (
     PathVerdict,
     RequestRates,
@@ -127,7 +127,7 @@ def _refusal_difference(folder: Path, baseline: Path, seed: int) -> dict[str, An
         return {row["request_id"]: refused for row, refused in zip(rows, found, strict=True)}
 
     after, before = (refusals(place / BENIGN_ANSWERS_FILE) for place in (folder, baseline))
-    return paired_share(after, before, {name: name for name in after}, seed)
+    return paired_rate_difference(after, before, {name: name for name in after}, seed)
 
 
 def read_pages(evaluation: Any, names: list[str]) -> dict[str, RunData]:

@@ -14,7 +14,7 @@ from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.choice import load_sampler
 from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
-from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.protocol import Prefill
 from course_correction.synthesis.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
 from course_correction.synthesis.triggers import OPENERS
 
@@ -135,10 +135,10 @@ class Evaluation:
                     is_long_enough = True
                 for path in range(settings.num_paths if is_long_enough else 0):
                     places.append((item["request_id"], k, path))
-                    begun.append(BegunAnswer(item["request"], start, "\x1f".join(map(str, places[-1])), prompt))
+                    begun.append(Prefill(item["request"], start, "\x1f".join(map(str, places[-1])), prompt))
                 if not is_long_enough:
                     places.append((item["request_id"], k, None))
-        written = iter(sampler.go_on(begun, sampling) if begun else [])
+        written = iter(sampler.sample(begun, sampling) if begun else [])
         rows = []
         for request_id, k, path in places:
             row = {"request_id": request_id, "prefill_tokens": k, "path": path}
@@ -157,8 +157,8 @@ class Evaluation:
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
 
         def answer(unit: int) -> list[dict[str, Any]]:
-            begun = [BegunAnswer(row["prompt"], (), row["request_id"]) for row in units[unit]]
-            answers = self.sampler().go_on(begun, sampling)
+            begun = [Prefill(row["prompt"], (), row["request_id"]) for row in units[unit]]
+            answers = self.sampler().sample(begun, sampling)
             return [
                 {"request_id": row["request_id"], "answer": written.text}
                 for row, written in zip(units[unit], answers, strict=True)
@@ -194,7 +194,7 @@ class Evaluation:
 
     def judge(self, judge: Any) -> None:
         """Write verdicts.jsonl, a row for each path."""
-        from course_correction.judges.protocol import Path as JudgedPath
+        from course_correction.judges.protocol import JudgedPath
         from course_correction.judges.server import check_calls
 
         paths: dict[str, list[dict[str, Any]]] = {item["request_id"]: [] for item in self.items}

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class BegunAnswer:
+class Prefill:
     """An answer to go on with.
 
     Attributes:
@@ -23,7 +23,7 @@ class BegunAnswer:
 
 
 @dataclass(frozen=True)
-class Written:
+class Completion:
     """What was written after an answer begun.
 
     Attributes:
@@ -43,15 +43,15 @@ class Sampler(Protocol):
     Attributes:
         tokenizer: The model's.
         units_at_once: How many units of work are best in flight together.
-        paths_written: Since the start.
-        tokens_written: Likewise.
+        paths_sampled: Since the start.
+        tokens_sampled: Likewise.
     """
 
     tokenizer: Any
     units_at_once: int
-    paths_written: int
-    tokens_written: int
+    paths_sampled: int
+    tokens_sampled: int
 
-    def go_on(self, begun: Sequence[BegunAnswer], settings: Any) -> list[Written]:
+    def sample(self, begun: Sequence[Prefill], settings: Any) -> list[Completion]:
         """Return what follows each answer, in order. Answers to one request stand together."""
         ...

@@ -9,7 +9,7 @@ from typing import Any
 from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import decode_continuation, render_prompt
-from course_correction.generation.protocol import BegunAnswer, Written
+from course_correction.generation.protocol import Completion, Prefill
 
 
 class ModelSampler:
@@ -29,12 +29,12 @@ class ModelSampler:
         from course_correction.generation.shared_prefix import shares_prefixes
 
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.paths_written = self.tokens_written = 0
+        self.paths_sampled = self.tokens_sampled = 0
         self.shares = share_prefix and shares_prefixes(model)
         if share_prefix and not self.shares:
             announce(f"{model.config.model_type}: prefixes cannot be shared here, so every prefill is computed by itself.")
 
-    def go_on(self, begun: Sequence[BegunAnswer], settings: Any) -> list[Written]:
+    def sample(self, begun: Sequence[Prefill], settings: Any) -> list[Completion]:
         """Return what follows each answer, in order.
 
         Raises:
@@ -48,7 +48,7 @@ class ModelSampler:
         else:
             # Rows of like length share a batch, so that little is spent on padding.
             groups = [[index] for index in sorted(range(len(begun)), key=lambda index: len(prefills[index]))]
-        written: list[Written | None] = [None] * len(begun)
+        written: list[Completion | None] = [None] * len(begun)
         while groups:
             batch = [groups.pop(0)]
             while groups and sum(map(len, batch)) + len(groups[0]) <= self.batch_size:
@@ -62,12 +62,12 @@ class ModelSampler:
                 continue
             for index, continuation in zip([index for group in batch for index in group], found, strict=True):
                 text = decode_continuation(self.tokenizer, begun[index].answer_ids, continuation.token_ids)
-                written[index] = Written(text, len(continuation.token_ids), continuation.ended)
-        self.paths_written += len(written)
-        self.tokens_written += sum(row.num_tokens for row in written)
+                written[index] = Completion(text, len(continuation.token_ids), continuation.ended)
+        self.paths_sampled += len(written)
+        self.tokens_sampled += sum(row.num_tokens for row in written)
         return written
 
-    def _continue(self, batch: list[list[int]], prefills: list[tuple], begun: Sequence[BegunAnswer], settings: Any) -> list:
+    def _continue(self, batch: list[list[int]], prefills: list[tuple], begun: Sequence[Prefill], settings: Any) -> list:
         from course_correction.generation.decoding import continue_prefills, continue_trees, grow_tree
 
         rows = [index for group in batch for index in group]
@@ -92,7 +92,7 @@ class ModelSampler:
         size = self.batch_size
         return [group[start : start + size] for group in batch for start in range(0, len(group), size)]
 
-    def _check_lengths(self, prefills: list[tuple], begun: Sequence[BegunAnswer], max_new_tokens: int) -> None:
+    def _check_lengths(self, prefills: list[tuple], begun: Sequence[Prefill], max_new_tokens: int) -> None:
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for prefill, row in zip(prefills, begun, strict=True):
             if room and len(prefill) + max_new_tokens > room:

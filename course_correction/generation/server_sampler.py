@@ -10,7 +10,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
 from course_correction.generation.chat_format import render_prompt
 from course_correction.generation.openai_client import Server, ServerError
-from course_correction.generation.protocol import BegunAnswer, Written
+from course_correction.generation.protocol import Completion, Prefill
 
 
 class ServerSampler:
@@ -31,11 +31,11 @@ class ServerSampler:
     def __init__(self, server: Server, model: str, tokenizer: Any) -> None:
         """Send nothing yet."""
         self.server, self.model, self.tokenizer = server, model, tokenizer
-        self.paths_written = self.tokens_written = 0
+        self.paths_sampled = self.tokens_sampled = 0
         self._takes_ids = self._gives_many = self._adds_bos = False
         self._probing, self._is_probed = threading.Lock(), False
 
-    def go_on(self, begun: Sequence[BegunAnswer], settings: Any) -> list[Written]:
+    def sample(self, begun: Sequence[Prefill], settings: Any) -> list[Completion]:
         """Return what follows each answer, in order.
 
         Raises:
@@ -59,11 +59,11 @@ class ServerSampler:
             for index, row in zip(indices, call, strict=True)
         }
         with self._probing:
-            self.paths_written += len(written)
-            self.tokens_written += sum(row.num_tokens for row in written.values())
+            self.paths_sampled += len(written)
+            self.tokens_sampled += sum(row.num_tokens for row in written.values())
         return [written[index] for index in range(len(begun))]
 
-    def _prompt_ids(self, row: BegunAnswer) -> list[int]:
+    def _prompt_ids(self, row: Prefill) -> list[int]:
         return list(row.prompt_ids or render_prompt(self.tokenizer, row.request)) + list(row.answer_ids)
 
     def _as_text(self, ids: list[int]) -> str:
@@ -80,7 +80,7 @@ class ServerSampler:
 
         return self.server.call(ask, self.model)
 
-    def _probe(self, row: BegunAnswer) -> None:
+    def _probe(self, row: Prefill) -> None:
         """Find out what the server can do, once."""
         with self._probing:
             if self._is_probed:
@@ -113,7 +113,7 @@ class ServerSampler:
                 announce(f"{self.server.name} gives one choice a call: every path is a call of its own.")
             self._is_probed = True
 
-    def _ask(self, rows: list[BegunAnswer], settings: Any) -> list[Written]:
+    def _ask(self, rows: list[Prefill], settings: Any) -> list[Completion]:
         ids = self._prompt_ids(rows[0])
         options = {
             "max_tokens": settings.max_new_tokens,
@@ -131,9 +131,9 @@ class ServerSampler:
             raise UsageError(f"{self.server.name} gave {len(answer.choices)} choices where {len(rows)} were asked for.")
         return [self._read(choice) for choice in answer.choices[: len(rows)]]
 
-    def _read(self, choice: Any) -> Written:
+    def _read(self, choice: Any) -> Completion:
         counted = len(self.tokenizer(choice.text, add_special_tokens=False)["input_ids"])
-        return Written(choice.text, counted, choice.finish_reason == "stop")
+        return Completion(choice.text, counted, choice.finish_reason == "stop")
 
     def _explain(self, error: ServerError) -> UsageError:
         return UsageError(

@@ -26,7 +26,7 @@ from course_correction.base.settings import check_values
 from course_correction.generation.chat_format import render_prompt
 from course_correction.generation.choice import SamplerSettings, load_sampler
 from course_correction.generation.decoding import SamplingSettings
-from course_correction.generation.protocol import BegunAnswer, Written
+from course_correction.generation.protocol import Completion, Prefill
 
 # Samples that start together are computed together: the first waits until none has come for so long.
 _GATHER_S = 0.1
@@ -59,9 +59,9 @@ class ModelArguments(SamplerSettings):
 class _Call:
     """One answer to go on with, and what came of it."""
 
-    begun: BegunAnswer
+    begun: Prefill
     sampling: SamplingSettings
-    written: Written | None = None
+    written: Completion | None = None
     error: Exception | None = None
 
     @property
@@ -165,7 +165,7 @@ class PrefillAPI(ModelAPI):
         for sampling in dict.fromkeys(call.sampling for call in calls):
             alike = [call for call in calls if call.sampling == sampling]
             try:
-                for call, written in zip(alike, self.sampler.go_on([c.begun for c in alike], sampling), strict=True):
+                for call, written in zip(alike, self.sampler.sample([c.begun for c in alike], sampling), strict=True):
                     call.written = written
             except Exception as error:
                 for call in alike:
@@ -177,7 +177,7 @@ def begin_answer(text: str, answer_ids: list[int], draw_key: str) -> ChatMessage
     return ChatMessageAssistant(content=text, metadata={"answer_ids": answer_ids, "draw_key": draw_key})
 
 
-def read_begun_answer(messages: list[ChatMessage]) -> BegunAnswer:
+def read_begun_answer(messages: list[ChatMessage]) -> Prefill:
     """Return what `begin_answer` wrote.
 
     Raises:
@@ -187,7 +187,7 @@ def read_begun_answer(messages: list[ChatMessage]) -> BegunAnswer:
     if [message.role for message in messages] != ["user", "assistant"] or "answer_ids" not in about:
         roles = ", ".join(message.role for message in messages)
         raise UsageError(f"c2 goes on with one request and an answer begun by `begin_answer`; it was given: {roles}.")
-    return BegunAnswer(messages[0].text, tuple(about["answer_ids"]), about["draw_key"])
+    return Prefill(messages[0].text, tuple(about["answer_ids"]), about["draw_key"])
 
 
 @modelapi("c2")

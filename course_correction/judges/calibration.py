@@ -10,8 +10,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, write_json
 from course_correction.base.run_folder import library_versions
 from course_correction.judges.pattern import PatternJudge
-from course_correction.judges.protocol import Judge
-from course_correction.judges.protocol import Path as JudgedPath
+from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.statistics.judge_agreement import (
     MEASURES,

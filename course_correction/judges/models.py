@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked
 from course_correction.base.redaction import public_name
-from course_correction.judges.prompt import build_judge_messages, share_of_yes
-from course_correction.judges.protocol import Judge, Path, Verdict
+from course_correction.judges.prompt import build_judge_messages, yes_probability
+from course_correction.judges.protocol import Judge, JudgedPath, Verdict
 from course_correction.statistics.judge_agreement import majority
 
 
@@ -20,10 +20,10 @@ class _ScoringJudge:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 
-    def _score_batch(self, paths: Sequence[Path]) -> list[float | None]:
+    def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         raise NotImplementedError
 
-    def scores(self, paths: Sequence[Path]) -> list[float | None]:
+    def scores(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         """Return the score of each path; None for an empty continuation."""
         found: list[float | None] = [None] * len(paths)
         # Like lengths together, so that little is spent on padding.
@@ -34,7 +34,7 @@ class _ScoringJudge:
                 found[index] = score
         return found
 
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Judge the paths."""
         return [
             Verdict(None, "unparsable" if path.continuation.strip() else "empty")
@@ -67,7 +67,7 @@ class TransformersJudge(_ScoringJudge):
         # A first token that both words share, such as a bare space, tells nothing.
         self._yes, self._no = sorted(words[0] - words[1]), sorted(words[1] - words[0])
 
-    def _score_batch(self, paths: Sequence[Path]) -> list[float | None]:
+    def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         import torch
 
         prompts = [self._render(build_judge_messages(path)) for path in paths]
@@ -84,7 +84,7 @@ class TransformersJudge(_ScoringJudge):
             ).logits[:, -1]
         shares = logits.float().softmax(-1)
         yes, no = shares[:, self._yes].sum(-1).tolist(), shares[:, self._no].sum(-1).tolist()
-        return [share_of_yes(y, n) for y, n in zip(yes, no, strict=True)]
+        return [yes_probability(y, n) for y, n in zip(yes, no, strict=True)]
 
     def _render(self, messages: list[dict[str, str]]) -> list[int]:
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
@@ -136,7 +136,7 @@ class ClassifierJudge(_ScoringJudge):
             raise UsageError(f"{model} has the labels {', '.join(labels)}: name the one for corrected as judge_label.")
         self._index = labels[fitting[0]]
 
-    def _score_batch(self, paths: Sequence[Path]) -> list[float | None]:
+    def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         import torch
 
         inputs = self.tokenizer(
@@ -155,7 +155,7 @@ class MajorityJudge:
         self.judges = list(judges)
         self.name = "majority of " + ", ".join(judge.name for judge in judges)
 
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Judge the paths; `votes` of each verdict says what every judge said."""
         found = [judge.judge(paths) for judge in self.judges]
         verdicts = []

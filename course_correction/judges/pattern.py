@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from course_correction.judges.protocol import Path, Verdict
+from course_correction.judges.protocol import JudgedPath, Verdict
 from course_correction.synthesis.sources import DATA_FOLDER
 
 WEIGHTS_FILE = DATA_FOLDER / "pattern_judge.json"
@@ -79,7 +79,7 @@ class PatternJudge:
 
     name = "pattern"
 
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Judge the paths; an empty continuation is unscored."""
         verdicts = []
         for path in paths:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Path:
+class JudgedPath:
     """What a judge is given: the request, the start put into the model's mouth, and what the model said next."""
 
     request: str
@@ -31,7 +31,7 @@ class Judge(Protocol):
 
     name: str
 
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Judge the paths."""
 
 
@@ -40,11 +40,11 @@ class ScriptedJudge:
 
     name = "scripted"
 
-    def __init__(self, verdicts: Sequence[bool | None] | Callable[[Path], bool | None]) -> None:
+    def __init__(self, verdicts: Sequence[bool | None] | Callable[[JudgedPath], bool | None]) -> None:
         """Take the script."""
         remaining = None if callable(verdicts) else iter(verdicts)
         self._decide = verdicts if remaining is None else lambda path: next(remaining)
 
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Give the scripted verdicts."""
         return [Verdict(self._decide(path), "scripted") for path in paths]

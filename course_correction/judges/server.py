@@ -12,8 +12,8 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, text_digest
 from course_correction.base.redaction import public_name
 from course_correction.generation.openai_client import Server, ServerError
-from course_correction.judges.prompt import build_judge_messages, share_of_yes
-from course_correction.judges.protocol import Judge, Path, Verdict
+from course_correction.judges.prompt import build_judge_messages, yes_probability
+from course_correction.judges.protocol import Judge, JudgedPath, Verdict
 
 
 class OpenAIJudge:
@@ -49,18 +49,18 @@ class OpenAIJudge:
                 if match := re.fullmatch(r'\{"key": "(\w+)", "yes": ([01]\.\d+)\}', line):
                     self._known[match[1]] = float(match[2])
 
-    def calls_needed(self, paths: Sequence[Path]) -> tuple[int, int]:
+    def calls_needed(self, paths: Sequence[JudgedPath]) -> tuple[int, int]:
         """Return how many calls the paths will take, and about how many tokens they send (a quarter of the letters)."""
         new = {self._key(path): path for path in paths if path.continuation.strip() and self._key(path) not in self._known}
         letters = sum(len(message["content"]) for path in new.values() for message in build_judge_messages(path))
         return len(new), letters // 4
 
-    def scores(self, paths: Sequence[Path]) -> list[float | None]:
+    def scores(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         """Return P(yes) of each path; None where it is unscored."""
         answers = self._ask_all(paths)
         return [None if isinstance(answer, str) else answer for answer in answers]
 
-    def judge(self, paths: Sequence[Path]) -> list[Verdict]:
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Judge the paths; an empty continuation is unscored without a call."""
         verdicts = []
         for answer in self._ask_all(paths):
@@ -72,7 +72,7 @@ class OpenAIJudge:
                 verdicts.append(Verdict(answer >= self.threshold, f"score {answer:.2f}"))
         return verdicts
 
-    def _ask_all(self, paths: Sequence[Path]) -> list[float | str]:
+    def _ask_all(self, paths: Sequence[JudgedPath]) -> list[float | str]:
         """Return P(yes) of each path, or why there is none."""
         todo = [path for path in paths if path.continuation.strip()]
         # One call goes ahead of all others, so that what the user can mend is said once and soon.
@@ -83,10 +83,10 @@ class OpenAIJudge:
         return [next(answers) if path.continuation.strip() else "empty" for path in paths]
 
     @staticmethod
-    def _key(path: Path) -> str:
+    def _key(path: JudgedPath) -> str:
         return text_digest(*(message["content"] for message in build_judge_messages(path)))
 
-    def _ask(self, path: Path) -> float | str:
+    def _ask(self, path: JudgedPath) -> float | str:
         options: dict[str, Any] = {"max_tokens": 4}
         if self.threshold is not None:
             options = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
@@ -122,7 +122,7 @@ class OpenAIJudge:
             word = entry.token.strip().lower()
             if word in shares:
                 shares[word] += math.exp(entry.logprob)
-        return share_of_yes(shares["yes"], shares["no"])
+        return yes_probability(shares["yes"], shares["no"])
 
 
 def _read_word(choice: Any) -> float | None:
@@ -130,7 +130,7 @@ def _read_word(choice: Any) -> float | None:
     return float(word[1].lower() == "yes") if word else None
 
 
-def check_calls(judge: Judge, paths: Sequence[Path], max_calls: int | None) -> None:
+def check_calls(judge: Judge, paths: Sequence[JudgedPath], max_calls: int | None) -> None:
     """Say what a judge on a server is going to cost, and refuse what is above the cap.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from course_correction.statistics.corr_at_k import bootstrap_rates, interval, sign_flip_p_value
 
 
-def share_of_yes(verdicts: Sequence[bool | None], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:
+def clustered_rate(verdicts: Sequence[bool | None], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """Return the share of yes among the scored verdicts.
 
     Args:
@@ -33,7 +33,7 @@ def share_of_yes(verdicts: Sequence[bool | None], clusters: Sequence[str], seed:
     return found | {"count": len(values), "clusters": len(set(clusters)), "unscored_rate": unscored}
 
 
-def paired_share(
+def paired_rate_difference(
     after: Mapping[Hashable, bool | None],
     before: Mapping[Hashable, bool | None],
     clusters: Mapping[Hashable, str],

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from course_correction.base.errors import UsageError
@@ -13,8 +13,8 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
 from course_correction.judges.models import _ScoringJudge
 from course_correction.judges.pattern import judge_refusal
-from course_correction.judges.prompt import share_of_yes as probability_of
-from course_correction.judges.protocol import Path
+from course_correction.judges.prompt import yes_probability as probability_of
+from course_correction.judges.protocol import JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.suites.attack_prompts import AttackPrompt
 from course_correction.suites.ciphers import is_echo, read_cipher_answer
@@ -25,7 +25,7 @@ VERDICTS_FILE = "jailbreak_verdicts.jsonl"
 DEFAULT_MODELS = {"llama_guard": "meta-llama/Llama-Guard-3-8B", "harmbench": "cais/HarmBench-Llama-2-13b-cls"}
 _WORD_STARTS = 3  # Tokens, at most, of which the last is the word's first.
 _PLACEHOLDERS = ("{behavior}", "{generation}")
-Decide = Callable[[Sequence[Path]], list[tuple[bool | None, str]]]
+Decide = Callable[[Sequence[JudgedPath]], list[tuple[bool | None, str]]]
 
 
 def read_template(path: str | None) -> str:
@@ -40,7 +40,7 @@ def read_template(path: str | None) -> str:
             "{behavior} and {generation} in it; this project does not ship its wording."
         )
     try:
-        text = FilePath(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no UTF-8 text"
         raise UsageError(f"jailbreak_judge_template {path} cannot be read: {reason}.") from None
@@ -57,7 +57,9 @@ def judge_rows(evaluation: Any, prompts: dict[str, AttackPrompt], judge: Any) ->
 
     def begin() -> tuple[Any, None]:
         if evaluation.settings.jailbreak_judge == "judge":
-            paths = [found for unit in units for row in unit if isinstance(found := _read_answer(prompts, row)[0], Path)]
+            paths = [
+                found for unit in units for row in unit if isinstance(found := _read_answer(prompts, row)[0], JudgedPath)
+            ]
             check_calls(judge, paths, evaluation.settings.max_judge_calls)
         decide = _make_judge(evaluation.settings, judge)
         return lambda unit: _verdict_rows(units[unit], prompts, decide), None
@@ -66,7 +68,7 @@ def judge_rows(evaluation: Any, prompts: dict[str, AttackPrompt], judge: Any) ->
     run_units(path, ids, lambda rows: len(rows) == 1, begin, Ranks.alone(), "judging attacks")
 
 
-def _read_answer(prompts: dict[str, AttackPrompt], row: dict[str, Any]) -> tuple[Path | str, bool]:
+def _read_answer(prompts: dict[str, AttackPrompt], row: dict[str, Any]) -> tuple[JudgedPath | str, bool]:
     """Return what is to be judged, or why nothing is; and whether it was said in the way asked for."""
     one = prompts[row["request_id"]]
     if row.get("null_prompt"):
@@ -78,7 +80,7 @@ def _read_answer(prompts: dict[str, AttackPrompt], row: dict[str, Any]) -> tuple
         text, as_asked = read_cipher_answer(one.cipher, text, _everyday_words())
         if text is None:
             return f"makes no sense by {one.cipher}", True
-    return Path(one.behavior or "", "", text), as_asked
+    return JudgedPath(one.behavior or "", "", text), as_asked
 
 
 @cache
@@ -89,7 +91,7 @@ def _everyday_words() -> frozenset[str]:
 
 def _verdict_rows(rows: list[dict[str, Any]], prompts: dict[str, AttackPrompt], decide: Decide) -> list[dict[str, Any]]:
     read = [_read_answer(prompts, row) for row in rows]
-    decided = iter(decide([path for path, _ in read if isinstance(path, Path)]))
+    decided = iter(decide([path for path, _ in read if isinstance(path, JudgedPath)]))
     found = []
     for row, (path, as_asked) in zip(rows, read, strict=True):
         if isinstance(path, str):
@@ -119,7 +121,7 @@ def _make_judge(settings: Any, judge: Any) -> Decide:
         model = settings.jailbreak_judge_model or DEFAULT_MODELS[settings.jailbreak_judge]
         decider = FirstWordJudge(model, settings.jailbreak_judge_revision, settings.jailbreak_judge_template)
 
-    def decide(paths: Sequence[Path]) -> list[tuple[bool | None, str]]:
+    def decide(paths: Sequence[JudgedPath]) -> list[tuple[bool | None, str]]:
         return [
             (None if verdict.corrected is None else not verdict.corrected, verdict.reason)
             for verdict in decider.judge(paths)
@@ -158,7 +160,7 @@ class FirstWordJudge(_ScoringJudge):
             words.append({self.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in texts})
         self._good, self._bad = sorted(words[0] - words[1]), sorted(words[1] - words[0])
 
-    def _score_batch(self, paths: Sequence[Path]) -> list[float | None]:
+    def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         prompts = [self._render(path) for path in paths]
         found: list[float | None] = [None] * len(prompts)
         pending = list(range(len(prompts)))
@@ -184,7 +186,7 @@ class FirstWordJudge(_ScoringJudge):
             logits = self.model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
         return logits.float().softmax(-1).cpu()
 
-    def _render(self, path: Path) -> list[int]:
+    def _render(self, path: JudgedPath) -> list[int]:
         # Chat formats are made of these.
         behavior, answer = (text.strip().replace("<", "‹").replace("[", "(") for text in (path.request, path.continuation))
         if self._template:

@@ -22,11 +22,11 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.redaction import public_name
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
 from course_correction.generation.chat_format import encode_answer
-from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.protocol import Prefill
 from course_correction.judges.pattern import judge_refusal
-from course_correction.judges.protocol import Path as JudgedPath
+from course_correction.judges.protocol import JudgedPath
 from course_correction.judges.server import check_calls
-from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
 from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_contrast_pairs
 
 ROWS_FILE = "benign.jsonl"
@@ -170,7 +170,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
         prefills = [encode_answer(tokenizer, row.response)[: row.prefill_tokens] for row in units[unit]]
         asked = [len(ids) == row.prefill_tokens for row, ids in zip(units[unit], prefills, strict=True)]
         begun = [
-            BegunAnswer(row.prompt, tuple(ids), row.request_id)
+            Prefill(row.prompt, tuple(ids), row.request_id)
             for row, ids, is_asked in zip(units[unit], prefills, asked, strict=True)
             if is_asked
         ]
@@ -178,7 +178,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
         is_begun = bool(units[unit][0].prefill_tokens)
         num_tokens = settings.max_new_tokens if is_begun else settings.benign_max_new_tokens
         sampling = SamplingSettings(num_tokens, temperature=0, seed=settings.seed)
-        written = iter(evaluation.sampler().go_on(begun, sampling) if begun else [])
+        written = iter(evaluation.sampler().sample(begun, sampling) if begun else [])
         rows = []
         for row, ids, is_asked in zip(units[unit], prefills, asked, strict=True):
             found = next(written) if is_asked else None
@@ -221,7 +221,7 @@ def _told_apart(turned: dict[str, dict[str, bool | None]], k: int, seed: int) ->
         {name.rsplit("-", 2)[0]: verdict for name, verdict in turned.get(group.format(k), {}).items()}
         for _, group, _, _ in _SIDES
     )
-    return paired_share(harmful, harmless, {pair: pair for pair in harmful}, seed)
+    return paired_rate_difference(harmful, harmless, {pair: pair for pair in harmful}, seed)
 
 
 def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
     clusters = {name: normalise_request(prompt) for name, prompt in prompts.items()}
 
     def share(rows: dict[str, bool | None]) -> dict[str, Any]:
-        return share_of_yes(list(rows.values()), [clusters[name] for name in rows], settings.seed)
+        return clustered_rate(list(rows.values()), [clusters[name] for name in rows], settings.seed)
 
     max_calls = settings.max_judge_calls
     refused, turned = _refusals(evaluation.folder, benign), _turns(evaluation.folder, prompts, judge, max_calls)
@@ -257,7 +257,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
         folder = Path(settings.baseline_dir)
         before = _refusals(folder, benign) | _turns(folder, prompts, judge, max_calls)
         found["difference"] = {
-            group: paired_share(rows, before.get(group, {}), clusters, settings.seed)
+            group: paired_rate_difference(rows, before.get(group, {}), clusters, settings.seed)
             for group, rows in (refused | turned).items()
         }
     if drift := evaluation.measure_drift():

@@ -16,7 +16,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import RUN_FILE
-from course_correction.statistics.clustered_rates import paired_share
+from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
 from course_correction.suites.lm_eval_tasks import (
     TASKS_FOLDER,
@@ -209,7 +209,7 @@ def _difference(after: dict[str, Any], before: dict[str, Any], seed: int) -> dic
         return None
     if all("correct" in row[name] for row in rows for name in shared):
         verdicts = [{name: row[name]["correct"] for name in shared} for row in rows]
-        return paired_share(*verdicts, {name: str(name) for name in shared}, seed)
+        return paired_rate_difference(*verdicts, {name: str(name) for name in shared}, seed)
     pairs = [_pairs([row[name] for name in shared]) for row in rows]
 
     def difference(counts: np.ndarray) -> Any:

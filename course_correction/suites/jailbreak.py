@@ -16,8 +16,8 @@ from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
-from course_correction.generation.protocol import BegunAnswer
-from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.generation.protocol import Prefill
+from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
 from course_correction.suites.attack_judges import DEFAULT_MODELS, ROWS_FILE, VERDICTS_FILE, judge_rows, read_template
 from course_correction.suites.attack_prompts import AttackPrompt, index_prompts, read_attack_prompts
 from course_correction.suites.ciphers import CIPHERS
@@ -153,8 +153,8 @@ def run(evaluation: Any, ranks: Ranks) -> None:
     sampling = SamplingSettings(evaluation.settings.jailbreak_max_new_tokens, temperature=0, seed=evaluation.settings.seed)
 
     def answer(unit: int) -> list[dict[str, Any]]:
-        begun = [BegunAnswer(one.prompt, (), request_id) for request_id, _, one in units[unit] if one.prompt is not None]
-        written = iter(evaluation.sampler().go_on(begun, sampling) if begun else [])
+        begun = [Prefill(one.prompt, (), request_id) for request_id, _, one in units[unit] if one.prompt is not None]
+        written = iter(evaluation.sampler().sample(begun, sampling) if begun else [])
         rows = []
         for request_id, number, one in units[unit]:
             row = {"request_id": request_id, "attack": one.attack, "behavior_id": one.behavior_id, "prompt_index": number}
@@ -188,7 +188,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
         ids.setdefault(one.attack, []).append(request_id)
 
     def share(some: Sequence[str]) -> dict[str, Any]:
-        return share_of_yes([verdicts[name] for name in some], [prompts[name].behavior_id for name in some], settings.seed)
+        return clustered_rate([verdicts[name] for name in some], [prompts[name].behavior_id for name in some], settings.seed)
 
     attacks = {}
     for attack, some in ids.items():
@@ -215,7 +215,7 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
             behaviors = {name: one.behavior_id for name, one in prompts.items()}
 
             def difference(some: Sequence[str]) -> dict[str, Any] | None:
-                return paired_share({name: verdicts[name] for name in some}, before, behaviors, settings.seed)
+                return paired_rate_difference({name: verdicts[name] for name in some}, before, behaviors, settings.seed)
 
             metrics["difference"] = {attack: difference(some) for attack, some in ids.items()}
             metrics["overall_difference"] = difference(list(prompts))

@@ -95,4 +95,4 @@ def test_a_process_by_itself_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -
     for ranks in (Ranks(), Ranks.alone()):
         assert (ranks.rank, ranks.size, ranks.is_main) == (0, 1, True)
         ranks.wait()
-        ranks.part()
+        ranks.leave()

@@ -123,7 +123,7 @@ def test_nothing_is_made_ready_where_nothing_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fail_at", [0, 2, 3])
 def test_a_failure_keeps_every_unit_that_was_finished(tmp_path: Path, at_once: int, fail_at: int) -> None:
     path = tmp_path / "rows.jsonl"
-    sampler = SimpleNamespace(units_at_once=at_once, paths_written=3, tokens_written=9)
+    sampler = SimpleNamespace(units_at_once=at_once, paths_sampled=3, tokens_sampled=9)
     with pytest.raises(RuntimeError, match="failed"):
         _run_units(path, Ranks.alone(), fail_at, sampler)
     done = open_units(path).done
@@ -142,7 +142,7 @@ from course_correction.base.resumable_rows import run_units
 def work(unit):
     time.sleep(0.01)
     return [row | {"text": row["text"] * 4000} for row in t.unit_rows(t.MANY[unit])]
-sampler = t.SimpleNamespace(units_at_once=int(sys.argv[2]), paths_written=1, tokens_written=1)
+sampler = t.SimpleNamespace(units_at_once=int(sys.argv[2]), paths_sampled=1, tokens_sampled=1)
 run_units(Path(sys.argv[1]), t.MANY, t.is_complete, lambda: (work, sampler), Ranks.alone(), "testing")
 """
 

@@ -75,7 +75,7 @@ def test_training_multiplies_in_bfloat16_where_that_is_fast_or_asked_for(
 
     found = []
     monkeypatch.setattr(train_dpo, "train", lambda data, objective, training, model, recipe: found.append(training.bf16))
-    monkeypatch.setattr(train_dpo, "part_processes", lambda: None)
+    monkeypatch.setattr(train_dpo, "leave_processes", lambda: None)
     (tmp_path / "recipe.yaml").write_text(f"model_name_or_path: smollm2-135m\n{recipe}")
     arguments = ["train_dpo.py", "--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "out"), *command]
     monkeypatch.setattr(sys, "argv", arguments)

@@ -28,9 +28,9 @@ def test_greedy_paths_from_a_server_are_those_of_the_model_here(
 ) -> None:
     scripted = Scripted(tiny_sampler, takes_ids, gives_many)
     begun = begun_answers(tiny_sampler.tokenizer)
-    wanted = tiny_sampler.go_on(begun, GREEDY)
+    wanted = tiny_sampler.sample(begun, GREEDY)
     with scripted.serve() as url:
-        found = server_sampler(url, tiny_sampler.tokenizer).go_on(begun, GREEDY)
+        found = server_sampler(url, tiny_sampler.tokenizer).sample(begun, GREEDY)
     assert [(row.text.strip(), row.ended) for row in found] == [(row.text.strip(), row.ended) for row in wanted]
     calls = [call for call in scripted.calls if call["max_tokens"] == 6]
     assert len(calls) == (len(begun) // 2 if gives_many else len(begun))
@@ -52,7 +52,7 @@ def test_a_server_that_reads_ids_as_something_else_is_sent_text(tiny_sampler: Mo
 
     scripted.complete = misread
     with scripted.serve() as url:
-        server_sampler(url, tiny_sampler.tokenizer).go_on(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).sample(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
     assert isinstance(scripted.calls[-1]["prompt"], str)
 
 
@@ -64,9 +64,9 @@ def test_a_bos_that_the_server_adds_is_not_sent(tokenizers: dict[str, Any], tiny
     scripted = Scripted(sampler, takes_ids=False, adds_bos=True)
     begun = begun_answers(tokenizer, 1, 1)
     with scripted.serve() as url:
-        found = server_sampler(url, tokenizer).go_on(begun, GREEDY)
+        found = server_sampler(url, tokenizer).sample(begun, GREEDY)
     assert all(not call["prompt"].startswith(tokenizer.bos_token) for call in scripted.calls[2:])
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in sampler.go_on(begun, GREEDY)]
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in sampler.sample(begun, GREEDY)]
 
 
 def test_every_path_has_a_seed_of_its_own_that_depends_on_seed_and_key_alone(tiny_sampler: ModelSampler) -> None:
@@ -76,7 +76,7 @@ def test_every_path_has_a_seed_of_its_own_that_depends_on_seed_and_key_alone(tin
     for order in (begun, begun[::-1]):
         scripted = Scripted(tiny_sampler, gives_many=False)
         with scripted.serve() as url:
-            server_sampler(url, tiny_sampler.tokenizer).go_on(order, sampling)
+            server_sampler(url, tiny_sampler.tokenizer).sample(order, sampling)
         found.append({call["seed"] for call in scripted.calls if call["max_tokens"] == 5})
     assert found[0] == found[1] and len(found[0]) == len(begun)
 
@@ -102,8 +102,8 @@ def test_faults_that_pass_change_no_path(tiny_sampler: ModelSampler, name: str) 
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS[name] if number > 1 and number % 2 == 0 else None
     with scripted.serve() as url:
-        found = server_sampler(url, tiny_sampler.tokenizer, max_retries=8).go_on(begun, GREEDY)
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.go_on(begun, GREEDY)]
+        found = server_sampler(url, tiny_sampler.tokenizer, max_retries=8).sample(begun, GREEDY)
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.sample(begun, GREEDY)]
 
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(tiny_sampler: ModelSampler) -> None:
@@ -115,9 +115,9 @@ def test_a_slow_answer_is_given_up_and_asked_for_again(tiny_sampler: ModelSample
 
     scripted.fault = dawdle
     with scripted.serve() as url:
-        found = server_sampler(url, tiny_sampler.tokenizer, timeout_s=0.3).go_on(begun, GREEDY)
+        found = server_sampler(url, tiny_sampler.tokenizer, timeout_s=0.3).sample(begun, GREEDY)
     assert len(scripted.calls) > 2
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.go_on(begun, GREEDY)]
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.sample(begun, GREEDY)]
 
 
 @pytest.mark.parametrize("name", ["500", "dropped connections", "garbage"])
@@ -126,7 +126,7 @@ def test_a_fault_that_stays_ends_in_one_line_without_any_text(tiny_sampler: Mode
     scripted.fault = lambda number: FAULTS[name] if number > 3 else None
     begun = begun_answers(tiny_sampler.tokenizer)
     with scripted.serve() as url, pytest.raises(UsageError) as caught:
-        server_sampler(url, tiny_sampler.tokenizer, max_retries=2).go_on(begun, GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer, max_retries=2).sample(begun, GREEDY)
     message = str(caught.value)
     assert "What is finished is kept" in message and "\n" not in message
     assert not any(row.request[:20] in message for row in begun)
@@ -142,7 +142,7 @@ def test_retry_after_is_honoured(tiny_sampler: ModelSampler) -> None:
     scripted = Scripted(tiny_sampler)
     scripted.fault = fault
     with scripted.serve() as url:
-        server_sampler(url, tiny_sampler.tokenizer, max_parallel=1).go_on(
+        server_sampler(url, tiny_sampler.tokenizer, max_parallel=1).sample(
             begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY
         )
     assert times[2] - times[1] >= 0.4
@@ -154,10 +154,10 @@ def test_no_more_calls_run_at_once_than_allowed_and_fewer_when_the_server_is_bus
     begun = begun_answers(tiny_sampler.tokenizer, 4, 4)
     with scripted.serve() as url:
         sampler = server_sampler(url, tiny_sampler.tokenizer, max_parallel=4, max_retries=9)
-        sampler.go_on(begun, GREEDY)
+        sampler.sample(begun, GREEDY)
         assert 2 <= scripted.most_at_once <= 4
         scripted.fault = lambda number: (429, "{}", {}) if scripted.running > 1 else None
-        sampler.go_on(begun, GREEDY)
+        sampler.sample(begun, GREEDY)
         assert sampler.server._allowed < 4
 
 
@@ -165,7 +165,7 @@ def test_a_call_that_cannot_succeed_is_not_tried_again(tiny_sampler: ModelSample
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: (422, '{"error": {"message": "no"}}', {}) if number > 1 else None
     with scripted.serve() as url, pytest.raises(UsageError, match="http 422"):
-        server_sampler(url, tiny_sampler.tokenizer).go_on(begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).sample(begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY)
     assert len(scripted.calls) == 2
 
 
@@ -174,7 +174,7 @@ def test_a_refused_key_or_model_is_one_line(tiny_sampler: ModelSampler, status: 
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: (status, '{"error": {"message": "no"}}', {})
     with scripted.serve() as url, pytest.raises(UsageError, match="refuses 'm' or OPENAI_API_KEY"):
-        server_sampler(url, tiny_sampler.tokenizer).go_on(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).sample(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
     assert len(scripted.calls) == 1
 
 
@@ -184,7 +184,7 @@ def test_a_server_that_is_not_there_is_said_so_within_seconds(tiny_tokenizer: An
         port = free.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(UsageError, match="cannot be reached"):
-        server_sampler(f"http://127.0.0.1:{port}/v1", tiny_tokenizer).go_on(begun_answers(tiny_tokenizer, 1), GREEDY)
+        server_sampler(f"http://127.0.0.1:{port}/v1", tiny_tokenizer).sample(begun_answers(tiny_tokenizer, 1), GREEDY)
     assert time.monotonic() - start < 10
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.generation.offline_models import resolve_model_name
-from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.protocol import Prefill
 from course_correction.generation.samplers import ModelSampler
 from course_correction.judges import choice as judging
 from course_correction.judges.protocol import ScriptedJudge
@@ -95,14 +95,14 @@ def test_inspect_finds_the_paths_and_rates_of_eval_py(
 def test_inspect_begins_the_very_answers_that_eval_py_begins(
     inspect_task: ModuleType, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[BegunAnswer] = []
-    go_on = ModelSampler.go_on
+    begun: list[Prefill] = []
+    go_on = ModelSampler.sample
 
-    def record(self: ModelSampler, rows: list[BegunAnswer], settings: Any) -> Any:
+    def record(self: ModelSampler, rows: list[Prefill], settings: Any) -> Any:
         begun.extend(rows)
         return go_on(self, rows, settings)
 
-    monkeypatch.setattr(ModelSampler, "go_on", record)
+    monkeypatch.setattr(ModelSampler, "sample", record)
     run_eval_py(tmp_path / "eval", tiny_model_folder, max_requests=3, num_paths=2, max_new_tokens=2)
     wanted = set(begun)
     begun.clear()

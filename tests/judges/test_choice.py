@@ -1,10 +1,10 @@
 """Laws of the protocol of judges."""
 
-from course_correction.judges.protocol import Path, ScriptedJudge
+from course_correction.judges.protocol import JudgedPath, ScriptedJudge
 
 
 def test_a_scripted_judge_says_what_it_was_told():
-    paths = [Path("", "", text) for text in ("a", "b", "c")]
+    paths = [JudgedPath("", "", text) for text in ("a", "b", "c")]
     judge = ScriptedJudge([True, None, False, True])
     assert [verdict.corrected for verdict in judge.judge(paths)] == [True, None, False]
     assert [verdict.corrected for verdict in judge.judge(paths[:1])] == [True]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from course_correction.judges.pattern import PatternJudge, find_correction, judge_refusal, probability, text_features
-from course_correction.judges.protocol import Path, Verdict
+from course_correction.judges.protocol import JudgedPath, Verdict
 from course_correction.synthesis.triggers import TRIGGERS
 from tests.support.rows import read_data
 
@@ -90,7 +90,7 @@ Actually, Tuesday is better than Friday, because the office is empty.
 
 
 def judge_text(text: str) -> Verdict:
-    return PatternJudge().judge([Path("", "", text)])[0]
+    return PatternJudge().judge([JudgedPath("", "", text)])[0]
 
 
 def first_words(text: str, count: int = 24) -> str:

@@ -6,8 +6,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
-from course_correction.judges.protocol import Path as JudgedPath
-from course_correction.judges.protocol import ScriptedJudge
+from course_correction.judges.protocol import JudgedPath, ScriptedJudge
 from course_correction.suites.attack_judges import FirstWordJudge
 from course_correction.suites.attack_prompts import read_attack_prompts
 from course_correction.suites.choice import run_suite

@@ -223,7 +223,7 @@ def test_two_processes_share_the_tasks_and_write_the_bytes_of_one(
         "from suites_support import Ranks, general_evaluation, run_suite\n"
         "ranks = Ranks()\n"
         f"run_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
-        "ranks.part()\n"
+        "ranks.leave()\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]

@@ -67,14 +67,14 @@ def test_each_prompt_has_a_row_and_a_verdict_and_the_metrics_have_their_shape(ev
 
 def test_the_rows_are_the_models_greedy_answers_one_by_one(evaluation_of):
     from course_correction.generation.decoding import SamplingSettings
-    from course_correction.generation.protocol import BegunAnswer
+    from course_correction.generation.protocol import Prefill
 
     evaluation = evaluation_of()
     run_suite("jailbreak", evaluation, Ranks.alone())
     indexed = index_prompts(read_attack_prompts([], ["caesar", "self_cipher"], 2))
     for row, (request_id, _, one) in zip(rows_of(evaluation), indexed, strict=True):
-        begun = [BegunAnswer(one.prompt, (), "another key")]
-        (alone,) = evaluation.sampler().go_on(begun, SamplingSettings(5, temperature=0))
+        begun = [Prefill(one.prompt, (), "another key")]
+        (alone,) = evaluation.sampler().sample(begun, SamplingSettings(5, temperature=0))
         assert (row["request_id"], row["answer"]) == (request_id, alone.text)
 
 

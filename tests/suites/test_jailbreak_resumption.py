@@ -40,7 +40,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
         monkeypatch.setattr(module, "PROMPTS_A_UNIT", 3)
     whole, stopped = evaluation_of("whole"), evaluation_of("stopped")
     evaluate(whole)
-    go_on, calls = stopped.sampler().go_on, []
+    go_on, calls = stopped.sampler().sample, []
 
     def interrupted(begun, settings):
         calls.append(len(begun))
@@ -48,7 +48,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
             raise KeyboardInterrupt
         return go_on(begun, settings)
 
-    stopped.sampler().go_on = interrupted
+    stopped.sampler().sample = interrupted
     with pytest.raises(KeyboardInterrupt):
         run_suite("jailbreak", stopped, Ranks.alone())
     assert len(rows_of(stopped)) == 3
@@ -147,7 +147,7 @@ settings = EvaluationSettings(model_name_or_path=sys.argv[3], output_dir=sys.arg
 from course_correction.suites import jailbreak as jailbreak_suite
 jailbreak_suite.PROMPTS_A_UNIT = 4
 run_suite("jailbreak", Evaluation(settings), ranks)
-ranks.part()
+ranks.leave()
 """
 
 

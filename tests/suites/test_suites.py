@@ -9,7 +9,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.report.suite_tables import suites_table
-from course_correction.statistics.clustered_rates import paired_share, share_of_yes
+from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
 from course_correction.suites.benign import BEGUN, PLAIN
 from eval import evaluate
 from tests.support.rows import ROOT
@@ -19,16 +19,16 @@ from tests.support.suites import settings_for as settings_for
 
 
 def test_a_share_counts_what_is_scored_and_tells_the_rest():
-    found = share_of_yes([True, False, None, True], ["a", "a", "b", "c"])
+    found = clustered_rate([True, False, None, True], ["a", "a", "b", "c"])
     assert found["value"] == pytest.approx(2 / 3) and found["unscored_rate"] == 0.25
     assert (found["count"], found["clusters"]) == (4, 3)
-    assert share_of_yes([], [])["value"] is None and share_of_yes([None], ["a"])["ci95"] is None
+    assert clustered_rate([], [])["value"] is None and clustered_rate([None], ["a"])["ci95"] is None
 
 
 def test_a_shares_interval_is_wider_where_verdicts_come_in_clusters():
     verdicts = [True] * 20 + [False] * 20
-    alone = share_of_yes(verdicts, [str(index) for index in range(40)])["ci95"]
-    together = share_of_yes(verdicts, [str(index // 5) for index in range(40)])["ci95"]
+    alone = clustered_rate(verdicts, [str(index) for index in range(40)])["ci95"]
+    together = clustered_rate(verdicts, [str(index // 5) for index in range(40)])["ci95"]
     assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
     assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 40), rel=0.1)
 
@@ -36,10 +36,10 @@ def test_a_shares_interval_is_wider_where_verdicts_come_in_clusters():
 def test_a_paired_difference_takes_what_both_have_scored():
     before, after = {1: True, 2: None, 3: True, 4: False}, {1: False, 2: True, 3: False, 5: True}
     clusters = {key: str(key) for key in range(6)}
-    found = paired_share(after, before, clusters)
+    found = paired_rate_difference(after, before, clusters)
     assert found["value"] == -1 and found["count"] == 2 and found["p_value"] == 0.5
-    assert paired_share(after, {}, clusters) is None
-    same = paired_share(before, before, clusters)
+    assert paired_rate_difference(after, {}, clusters) is None
+    same = paired_rate_difference(before, before, clusters)
     assert same["value"] == 0 and same["p_value"] == 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from course_correction.judges.protocol import Path
+from course_correction.judges.protocol import JudgedPath
 from course_correction.judges.server import OpenAIJudge
 
 Reply = tuple[int, Any]
@@ -67,5 +67,5 @@ def make_openai_judge(base_url: str, **settings: Any) -> OpenAIJudge:
     return OpenAIJudge("m", base_url, **({"backoff_s": 0.01, "timeout_s": 10, "max_retries": 2} | settings))
 
 
-def sample_paths(*continuations: str) -> list[Path]:
-    return [Path("How do I skip the queue?", "Walk up and", text) for text in continuations]
+def sample_paths(*continuations: str) -> list[JudgedPath]:
+    return [JudgedPath("How do I skip the queue?", "Walk up and", text) for text in continuations]

@@ -19,7 +19,7 @@ import pytest
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.decoding import SamplingSettings
 from course_correction.generation.openai_client import Server
-from course_correction.generation.protocol import BegunAnswer
+from course_correction.generation.protocol import Prefill
 from course_correction.generation.samplers import ModelSampler
 from course_correction.generation.server_sampler import ServerSampler
 from tests.support.rows import read_data
@@ -134,11 +134,9 @@ def tiny_sampler(tiny_llama: Any, tiny_tokenizer: Any) -> ModelSampler:
     return ModelSampler(tiny_llama, tiny_tokenizer, batch_size=16)
 
 
-def begun_answers(tokenizer: Any, requests: int = 3, paths: int = 2) -> list[BegunAnswer]:
+def begun_answers(tokenizer: Any, requests: int = 3, paths: int = 2) -> list[Prefill]:
     return [
-        BegunAnswer(
-            row["request"], tuple(encode_answer(tokenizer, row["full_harmful_response"])[:k]), f"{number} {k} {path}"
-        )
+        Prefill(row["request"], tuple(encode_answer(tokenizer, row["full_harmful_response"])[:k]), f"{number} {k} {path}")
         for number, row in enumerate(read_data("requests_eval")[:requests])
         for k in (5, 12)
         for path in range(paths)
