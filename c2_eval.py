@@ -4,17 +4,20 @@ python c2_eval.py --export_dir c2-eval
 from c2_eval import C2Eval; C2Eval(config_name="pku500").download_and_prepare()
 """
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.files import write_atomically
 from course_correction.base.settings import parse_settings
 from course_correction.hub.push import open_dataset_repo, push_dataset
 from course_correction.hub.settings import DatasetPushSettings
 from course_correction.synthesis.reference_items import PKU500, fetch_pku500
 from course_correction.synthesis.sources import SEED
+
+logger = logging.getLogger("course_correction")
 
 # Registers the dataset as a benchmark of the Hub; pushed at its root.
 BENCHMARK_FILE = Path(__file__).resolve().parent / "integrations" / "eval.yaml"
@@ -62,11 +65,11 @@ def main() -> None:
     (settings,) = parse_settings([ItemSettings], description=__doc__)
     repo = open_dataset_repo(settings) if settings.push_to_hub else None
     num_rows = export(settings)
-    announce(f"Exported {num_rows} items to {settings.export_dir}")
+    logger.info(f"Exported {num_rows} items to {settings.export_dir}")
     if settings.items == PKU500:
-        announce("They hold harmful text, under CC-BY-NC-4.0: keep them out of logs, cards and commits.")
+        logger.info("They hold harmful text, under CC-BY-NC-4.0: keep them out of logs, cards and commits.")
     if repo:
-        announce(f"Pushed: {push_dataset(repo, Path(settings.export_dir), [settings.items])}")
+        logger.info(f"Pushed: {push_dataset(repo, Path(settings.export_dir), [settings.items])}")
 
 
 if __name__ == "__main__":

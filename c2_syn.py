@@ -4,6 +4,7 @@ python c2_syn.py --config recipes/smollm2-135m/c2_syn.yaml
 from c2_syn import C2Syn; C2Syn(config_name="ranked", groups_file=...).download_and_prepare()
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, text_digest, write_json
 from course_correction.base.ranks import Ranks
@@ -37,6 +38,8 @@ from course_correction.synthesis.sources import (
     select_source_pairs,
 )
 from course_correction.synthesis.triggers import join_trigger
+
+logger = logging.getLogger("course_correction")
 
 WRITTEN = "written"
 
@@ -141,7 +144,7 @@ def synthesize(settings: SynthesisSettings) -> Path | None:
     identity = {key: value for key, value in asdict(settings).items() if key not in WHERE_TO}
     identity["chat_template"] = read_chat_template(settings.chat_template)
     pairs, counts = select_pairs(settings)
-    announce(
+    logger.info(
         f"{settings.source}: {counts.pop('kept', 0)} requests kept"
         + "".join(f", {number} dropped ({reason})" for reason, number in sorted(counts.items()))
     )
@@ -162,7 +165,7 @@ def synthesize(settings: SynthesisSettings) -> Path | None:
         ids = [[pair.request_id for pair in unit] for unit in units]
         torn = run_units(folder / "groups.jsonl", ids, lambda rows: len(rows) == 1, begin, ranks, "C²-Syn")
         if torn:
-            announce(f"A torn unit was moved to {folder}/groups.jsonl.quarantined and is done again.")
+            logger.info(f"A torn unit was moved to {folder}/groups.jsonl.quarantined and is done again.")
         if ranks.is_main:
             write_json(folder / "selection.json", {"kept": len(pairs), "dropped": dict(sorted(counts.items()))})
     ranks.leave()
@@ -263,13 +266,13 @@ def main() -> None:
     groups_file = synthesize(settings)
     if groups_file is None:
         return
-    announce(f"Ranked groups: {groups_file}")
+    logger.info(f"Ranked groups: {groups_file}")
     if settings.export_dir or repo:
         export_dir = Path(settings.export_dir or groups_file.parent / "export")
         num_rows = export(groups_file, export_dir, settings)
-        announce(f"Exported {num_rows['ranked']} groups, {num_rows['pairs']} pairs to {export_dir}")
+        logger.info(f"Exported {num_rows['ranked']} groups, {num_rows['pairs']} pairs to {export_dir}")
         if repo:
-            announce(f"Pushed: {push_dataset(repo, export_dir, ['pairs', 'ranked'])}")
+            logger.info(f"Pushed: {push_dataset(repo, export_dir, ['pairs', 'ranked'])}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ python eval.py --config recipes/smollm2-135m/c2_eval.yaml --adapter_name_or_path
 python eval.py --calibrate true --judge pattern --output_dir runs/judge
 """
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import open_run
@@ -27,6 +28,8 @@ from course_correction.suites.dynamics import DynamicsSettings
 from course_correction.suites.general import GeneralSettings
 from course_correction.suites.jailbreak import JailbreakSettings
 from course_correction.synthesis.sources import SEED, is_hub_id
+
+logger = logging.getLogger("course_correction")
 
 
 @dataclass
@@ -183,9 +186,9 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     if repo is not None:
         dataset_id = settings.hub_dataset_id or (settings.items if is_hub_id(settings.items) else None)
         if dataset_id is None:
-            announce("No --hub_dataset_id: .eval_results, which points at a dataset on the Hub, is left out.")
+            logger.info("No --hub_dataset_id: .eval_results, which points at a dataset on the Hub, is left out.")
         revision = evaluation.items_revision if dataset_id == settings.items else None
-        announce(f"Pushed: {push_evaluation(repo, evaluation.folder, dataset_id, revision)}")
+        logger.info(f"Pushed: {push_evaluation(repo, evaluation.folder, dataset_id, revision)}")
     return metrics
 
 

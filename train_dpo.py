@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest, write_atomically, write_json
 from course_correction.base.redaction import public_name
@@ -24,6 +24,8 @@ from course_correction.base.run_folder import library_versions, refuse_other_set
 from course_correction.base.settings import given_names, given_settings, parse_settings
 from course_correction.training.data import TrainingData, check_lengths, load_rows, read_retention_rows, rows_digest
 from course_correction.training.settings import ObjectiveSettings
+
+logger = logging.getLogger("course_correction")
 
 
 def build_trainer(
@@ -139,12 +141,12 @@ def train(
     if (folder / "train_metrics.json").exists():
         if repo is None:
             raise UsageError(f"{folder} holds a finished training. Give another --output_dir, or remove that folder.")
-        announce(f"{folder} holds a finished training, which is pushed as it is.")
+        logger.info(f"{folder} holds a finished training, which is pushed as it is.")
         leave_processes()
         if is_first:
             metrics = json.loads((folder / "train_metrics.json").read_text()) | {"repo_id": repo.repo_id}
             write_model_card(folder, base_model, licence, [data.dataset_name, *data.mix_with], metrics)
-            announce(f"Pushed: {push_model(repo, folder, base_model)}")
+            logger.info(f"Pushed: {push_model(repo, folder, base_model)}")
         return folder
     trainer, facts = build_trainer(data, objective, training, model_arguments)
     checkpoint = find_checkpoint(training.resume_from_checkpoint, folder, repo, trainer.accelerator)
@@ -159,7 +161,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "run.json", {"training": {"settings": identity, "versions": library_versions()}})
     unit = "groups" if objective.objective == "grouped" else "pairs"
-    announce(f"Training {facts['trainable_parameters']:,} parameters on {facts['rows']:,} {unit}")
+    logger.info(f"Training {facts['trainable_parameters']:,} parameters on {facts['rows']:,} {unit}")
     start = time.monotonic()
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -190,7 +192,7 @@ def train(
     leave_processes()
     if repo is not None and is_first:
         pushing.finish()
-        announce(f"Pushed: {push_model(repo, folder, base_model)}")
+        logger.info(f"Pushed: {push_model(repo, folder, base_model)}")
     return folder
 
 
@@ -244,17 +246,17 @@ def main() -> None:
     from course_correction.generation.loading import has_fast_bfloat16
 
     if not torch.cuda.is_available() and not any(argument.startswith("--use_cpu") for argument in sys.argv):
-        announce("No CUDA device: training on the CPU (--use_cpu true).")
+        logger.info("No CUDA device: training on the CPU (--use_cpu true).")
         sys.argv[1:1] = ["--use_cpu", "true"]
     classes = [TrainingData, ObjectiveSettings, DPOConfig, ModelConfig]
     parts = _, _, training, _ = parse_settings(classes)
     if training.bf16 and "bf16" not in given_names() and not has_fast_bfloat16():
         # TRL's default is autocast to bfloat16.
-        announce("This CPU has no bfloat16 arithmetic: training in float32 (--bf16 false).")
+        logger.info("This CPU has no bfloat16 arithmetic: training in float32 (--bf16 false).")
         sys.argv[1:1] = ["--bf16", "false"]
         parts = parse_settings(classes)
     folder = train(*parts, recipe=given_settings(classes, parts))
-    announce(f"Saved to {folder}")
+    logger.info(f"Saved to {folder}")
     leave_processes()
 
 

@@ -10,6 +10,7 @@ python -m benchmarks.ablation --compare methods --groups 0
 """
 
 import json
+import logging
 import shutil
 import statistics
 import subprocess
@@ -19,11 +20,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest, write_json
 from course_correction.base.run_folder import library_versions, refuse_other_settings
 from course_correction.base.settings import parse_settings
+
+logger = logging.getLogger("course_correction")
 
 OFF = {"correction_nll_weight": 0.0, "transition_weight": 0.0, "retention_weight": 0.0}
 RECIPES = Path("recipes/smollm2-135m")
@@ -198,7 +201,7 @@ def main() -> None:
         result = json.loads((folder / "result.json").read_text())
         rows.setdefault((variant, budget), []).append(result)
         reached = f"Corr_mean {100 * result['corr_mean']:.1f}"
-        announce(f"{number} of {len(runs)}: {variant}, equal {budget}, seed {seed}: {reached}")
+        logger.info(f"{number} of {len(runs)}: {variant}, equal {budget}, seed {seed}: {reached}")
     ordered = {key: rows[key] for budget in budgets for key in ((variant, budget) for variant in variants)}
     text = table(ordered, base)
     (root / f"{settings.compare}.md").write_text(text + "\n")

@@ -8,6 +8,7 @@ python -m benchmarks.bench_dpo --dtype bfloat16 --precomputed true
 python -m benchmarks.bench_dpo --model llama2-7b-shape --dtype bfloat16 --stock_batch 3   # random weights, needs a GPU
 """
 
+import logging
 import multiprocessing
 import statistics
 import tempfile
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import RANDOM_7B, random_model_folder
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.run_folder import library_versions
 from course_correction.base.settings import parse_settings
+
+logger = logging.getLogger("course_correction")
 
 KINDS = ("stock", "grouped")
 
@@ -152,7 +155,7 @@ def main() -> None:
                 found[kind] = {"seconds": seconds, "tokens": tokens, "loss": loss}
             ratio = found["stock"]["seconds"] / found["grouped"]["seconds"]
             label = "warm-up" if number == 0 else f"round {number}"
-            announce(
+            logger.info(
                 f"{label}: stock {15 / found['stock']['seconds']:.2f} pairs/s, grouped "
                 f"{15 / found['grouped']['seconds']:.2f} pairs/s, ratio {ratio:.2f}, "
                 f"losses {found['stock']['loss']:.5f} and {found['grouped']['loss']:.5f}"

@@ -6,6 +6,7 @@ runs in a process of its own, which measures its own peak memory.
 python -m benchmarks.bench_export
 """
 
+import logging
 import multiprocessing
 import resource
 import time
@@ -13,11 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, to_json_line, write_json
 from course_correction.base.run_folder import library_versions
 from course_correction.base.settings import parse_settings
+
+logger = logging.getLogger("course_correction")
 
 
 @dataclass
@@ -111,7 +114,7 @@ def main() -> None:
         for streaming in (False, True):
             name = f"{config} read back{', streaming' if streaming else ''}"
             steps[name] = apart(read_back, folder, config, streaming)
-            announce(f"{name}: {steps[name]['value']} rows")
+            logger.info(f"{name}: {steps[name]['value']} rows")
     sizes = {
         name: sum(file.stat().st_size for file in (folder / "export" / name).glob("*.parquet"))
         for name in ("ranked", "pairs")

@@ -8,6 +8,7 @@ python -m benchmarks.bench_paths
 python -m benchmarks.bench_paths --model llama2-7b-shape --dtype bfloat16 --rounds 5   # random weights, needs a GPU
 """
 
+import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import RANDOM_7B, load_for_bench
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.run_folder import library_versions
 from course_correction.base.settings import parse_settings
+
+logger = logging.getLogger("course_correction")
 
 
 @dataclass
@@ -104,7 +107,7 @@ def main() -> None:
             speeds[name].append(paths_a_turn / (time.perf_counter() - start))
         label = f"round {turn}" if turn else "warm-up"
         now = {name: values[-1] for name, values in speeds.items()}
-        announce(
+        logger.info(
             f"{label}: plain {now['plain']:.1f} paths/s ({tokens['plain']} tokens), engine {now['engine']:.1f} paths/s "
             f"({tokens['engine']} tokens), ratio {now['engine'] / now['plain']:.2f}"
         )

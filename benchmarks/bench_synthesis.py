@@ -8,17 +8,20 @@ python -m benchmarks.bench_synthesis
 python -m benchmarks.bench_synthesis --model llama2-7b-shape --dtype bfloat16 --requests 32   # random weights, needs a GPU
 """
 
+import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.models import RANDOM_7B, load_for_bench
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, write_json
 from course_correction.base.run_folder import library_versions
 from course_correction.base.settings import parse_settings
+
+logger = logging.getLogger("course_correction")
 
 
 @dataclass
@@ -103,7 +106,7 @@ def main() -> None:
             start = time.perf_counter()
             run(begun)
             speeds[name].append(len(begun) / (time.perf_counter() - start))
-        announce(f"round {turn + 1}: " + ", ".join(f"{name} {values[-1]:.2f} rows/s" for name, values in speeds.items()))
+        logger.info(f"round {turn + 1}: " + ", ".join(f"{name} {values[-1]:.2f} rows/s" for name, values in speeds.items()))
     ratios = {
         name: [engine / other for engine, other in zip(speeds["engine"], speeds[name], strict=True)]
         for name in ("reference", "sorted")

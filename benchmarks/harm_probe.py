@@ -10,12 +10,13 @@ python -m benchmarks.harm_probe
 python -m benchmarks.harm_probe --items my_items.jsonl --train_items my_other_items.jsonl
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.redaction import public_value
@@ -29,6 +30,8 @@ from course_correction.synthesis.sources import (
     read_contrast_pairs,
     read_eval_items,
 )
+
+logger = logging.getLogger("course_correction")
 
 Texts = list[tuple[str, str]]  # Request and answer.
 PENALTY = 1e-3  # scikit-learn's C, on standardised features.
@@ -96,7 +99,7 @@ def hidden_means(settings: ProbeSettings, texts: dict[str, Texts]) -> dict[str, 
         raise UsageError(f"layer is {settings.layer}, but the model has {model.config.num_hidden_layers}.")
     found = {}
     for name, rows in texts.items():
-        announce(f"{name}: {len(rows)} answers")
+        logger.info(f"{name}: {len(rows)} answers")
         means = []
         for request, answer in rows:
             prompt = render_prompt(tokenizer, request)

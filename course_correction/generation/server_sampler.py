@@ -1,16 +1,18 @@
 """Continuations from an OpenAI-compatible server: vLLM, SGLang, llama.cpp, `transformers serve`. Knows no files."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
 from course_correction.generation.chat_format import render_prompt
 from course_correction.generation.openai_client import Server, ServerError
 from course_correction.generation.protocol import Completion, Prefill
+
+logger = logging.getLogger(__name__)
 
 
 class ServerSampler:
@@ -108,9 +110,9 @@ class ServerSampler:
                 except ServerError as error:
                     raise self._explain(error) from None
                 exact = "to the same tokens" if read == len(ids) else f"to {read} tokens where {len(ids)} were meant"
-                announce(f"{self.server.name} takes no token ids: prefills go as text, which it reads {exact}.")
+                logger.info(f"{self.server.name} takes no token ids: prefills go as text, which it reads {exact}.")
             if not self._gives_many:
-                announce(f"{self.server.name} gives one choice a call: every path is a call of its own.")
+                logger.info(f"{self.server.name} gives one choice a call: every path is a call of its own.")
             self._is_probed = True
 
     def _ask(self, rows: list[Prefill], settings: Any) -> list[Completion]:

@@ -6,6 +6,7 @@ before it and are not sent twice, so a push that failed can simply be repeated.
 
 import contextlib
 import fnmatch
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.redaction import check_nothing_private
 from course_correction.hub.settings import DatasetPushSettings
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 _LONGEST_WAIT = 60.0  # Seconds.
@@ -132,7 +134,7 @@ def push(
     check_nothing_private(files)
     api = HfApi()
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
-    announce(f"Pushing {len(files)} files, {size / 1e6:,.1f} MB, to {repo.url}")
+    logger.info(f"Pushing {len(files)} files, {size / 1e6:,.1f} MB, to {repo.url}")
 
     def attempt() -> str:
         revision = find_revision(repo, message)
@@ -239,7 +241,7 @@ def patiently(action: Callable[[], Any], what: str) -> Any:
                 raise
             wait = _wait(error, attempt)
             reason = f"status {status}" if status else type(error).__name__
-            announce(f"{what}: {reason}, again in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
+            logger.info(f"{what}: {reason}, again in {wait:.0f} s ({attempt} of {ATTEMPTS - 1})")
             time.sleep(wait)
     raise AssertionError("unreachable")
 

@@ -3,13 +3,16 @@
 python -m course_correction.hub.push_metric --hub_metric_id you/corr_at_k
 """
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from course_correction.base.console import announce, run_script
+from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import parse_settings
 from course_correction.hub.push import open_repo, push
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).resolve().parents[2] / "metrics" / "corr_at_k"
 
@@ -32,7 +35,7 @@ def main() -> None:
     (settings,) = parse_settings([MetricSettings], description=__doc__)
     repo = open_repo(settings.hub_metric_id, "space", settings.hub_private_repo, space_sdk="gradio")
     files = {path.name: path for path in sorted(FOLDER.iterdir()) if path.is_file()}
-    announce(f"Pushed: {push(repo, files, 'Corr@k')}")
+    logger.info(f"Pushed: {push(repo, files, 'Corr@k')}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ machine.
 
 import concurrent.futures
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.redaction import public_json
 from course_correction.hub.push import HubRepo, one_line, open_repo, patiently, push, read_file
 from course_correction.hub.push_evaluation import carry_over
+
+logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last-checkpoint"
 _MODEL_FILES = (
@@ -122,7 +124,7 @@ class PushCheckpoints(TrainerCallback):
             if run.exists():
                 shutil.copy(run, held / "checkpoint" / run.name)
         except OSError as error:
-            announce(f"This checkpoint was not pushed, training goes on: {error.strerror}")
+            logger.info(f"This checkpoint was not pushed, training goes on: {error.strerror}")
             return
         self._running = self._worker.submit(self._push, held, checkpoint.name, f"{state.global_step} of {state.max_steps}")
 
@@ -147,7 +149,7 @@ class PushCheckpoints(TrainerCallback):
                 }
             push(self.repo, files, f"Training in progress, step {steps}", stale=stale)
         except Exception as error:
-            announce(f"This checkpoint was not pushed, training goes on: {' '.join(str(error).split())}")
+            logger.info(f"This checkpoint was not pushed, training goes on: {' '.join(str(error).split())}")
         finally:
             shutil.rmtree(held, ignore_errors=True)
 
@@ -172,7 +174,7 @@ def find_checkpoint(wanted: str | None, folder: Path, repo: HubRepo | None, acce
         accelerator.wait_for_everyone()
         found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if found is None:
-        announce(f"No checkpoint in {folder}: training starts at the beginning.")
+        logger.info(f"No checkpoint in {folder}: training starts at the beginning.")
     return found
 
 
@@ -196,7 +198,7 @@ def _fetch(repo_id: str, folder: Path) -> Path | None:
     names = patiently(lambda: HfApi().list_repo_files(repo_id), "looking for a checkpoint on the Hub")
     if f"{LAST_CHECKPOINT}/trainer_state.json" not in names:
         return None
-    announce(f"Fetching {LAST_CHECKPOINT} of {repo_id}")
+    logger.info(f"Fetching {LAST_CHECKPOINT} of {repo_id}")
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         patiently(
             lambda: snapshot_download(repo_id, allow_patterns=f"{LAST_CHECKPOINT}/*", local_dir=temporary),

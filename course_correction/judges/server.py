@@ -1,5 +1,6 @@
 """A judge on a server: any OpenAI-compatible one, asked in parallel, its answers kept on disk."""
 
+import logging
 import math
 import re
 import threading
@@ -7,13 +8,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, text_digest
 from course_correction.base.redaction import public_name
 from course_correction.generation.openai_client import Server, ServerError
 from course_correction.judges.prompt import build_judge_messages, yes_probability
 from course_correction.judges.protocol import Judge, JudgedPath, Verdict
+
+logger = logging.getLogger(__name__)
 
 
 class OpenAIJudge:
@@ -140,6 +142,6 @@ def check_calls(judge: Judge, paths: Sequence[JudgedPath], max_calls: int | None
         if not isinstance(one, OpenAIJudge):
             continue
         calls, tokens = one.calls_needed(paths)
-        announce(f"{one.name}: {calls} calls, about {tokens:,} tokens to send")
+        logger.info(f"{one.name}: {calls} calls, about {tokens:,} tokens to send")
         if max_calls is not None and calls > max_calls:
             raise UsageError(f"{one.name} needs {calls} calls, max_judge_calls is {max_calls}: raise it, or judge less.")

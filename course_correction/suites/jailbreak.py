@@ -5,12 +5,12 @@ by `jailbreaks`; nothing here searches for one. An attack made on this very mode
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
-from course_correction.base.console import announce
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
@@ -21,6 +21,8 @@ from course_correction.statistics.clustered_rates import clustered_rate, paired_
 from course_correction.suites.attack_judges import DEFAULT_MODELS, ROWS_FILE, VERDICTS_FILE, judge_rows, read_template
 from course_correction.suites.attack_prompts import AttackPrompt, index_prompts, read_attack_prompts
 from course_correction.suites.ciphers import CIPHERS
+
+logger = logging.getLogger(__name__)
 
 _JUDGING = "jailbreak_judging"
 
@@ -220,5 +222,5 @@ def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
             metrics["difference"] = {attack: difference(some) for attack, some in ids.items()}
             metrics["overall_difference"] = difference(list(prompts))
         else:
-            announce(f"{settings.baseline_dir} holds no verdicts on attack prompts: there is no difference to it.")
+            logger.info(f"{settings.baseline_dir} holds no verdicts on attack prompts: there is no difference to it.")
     return metrics

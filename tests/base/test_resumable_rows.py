@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, way: str) -> None
 
 
 def test_progress_in_a_log_file_is_a_line_now_and_then(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 40.0, 50.0, 80.0, 100.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
@@ -207,13 +207,13 @@ def test_progress_in_a_log_file_is_a_line_now_and_then(
         progress.advance(2, paths=20 * number, tokens=400 * number)
     progress.advance(2, paths=100, tokens=2000)
     progress.close()
-    assert capsys.readouterr().err.splitlines() == [
+    assert caplog.messages == [
         "sampling: 6 of 12 requests, 1.0 paths/s, 20 tokens/s, 1:00 left",
         "sampling: 10 of 12 requests, 1.0 paths/s, 20 tokens/s, 0:20 left",
         "sampling: 12 of 12 requests, 1.0 paths/s, 20 tokens/s, done",
     ]
 
 
-def test_a_process_that_is_not_the_main_one_shows_no_progress(capsys: pytest.CaptureFixture) -> None:
+def test_a_process_that_is_not_the_main_one_shows_no_progress(caplog: pytest.LogCaptureFixture) -> None:
     Progress("sampling", total=1, quiet=True).advance(1)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""

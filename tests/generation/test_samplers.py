@@ -12,7 +12,7 @@ from tests.support.server import GREEDY, begun_answers
 
 
 def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
-    tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun = begun_answers(tiny_sampler.tokenizer, 4, 3)
     wanted = tiny_sampler.sample(begun, GREEDY)
@@ -29,7 +29,7 @@ def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
         monkeypatch.setattr(sampler, "_continue", in_little_memory)
         assert sampler.sample(begun, GREEDY) == wanted
         assert sizes[0] == 24 and sizes[-1] <= 5 and sampler.batch_size <= 5
-        assert "Out of memory with 24 rows: going on with at most 12" in capsys.readouterr().err
+        assert "Out of memory with 24 rows: continuing with at most 12" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_a_prefill_longer_than_the_model_reads_is_named(tiny_tokenizer: Any) -> 
 
 
 def test_where_trunks_cannot_be_shared_it_is_said_and_the_paths_are_the_same(
-    tiny_sampler: ModelSampler, tiny_tokenizer: Any, capsys: pytest.CaptureFixture
+    tiny_sampler: ModelSampler, tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tests.support.chat_models import build_tiny_model
 
     windowed = ModelSampler(build_tiny_model("mistral", tiny_tokenizer, sliding_window=16), tiny_tokenizer, 16)
-    assert "prefixes cannot be shared" in capsys.readouterr().err
+    assert "prefixes cannot be shared" in caplog.text
     assert len(windowed.sample(begun_answers(tiny_tokenizer), GREEDY)) == 12
     apart = ModelSampler(tiny_sampler.model, tiny_tokenizer, 5, share_prefix=False)
     begun = begun_answers(tiny_tokenizer)

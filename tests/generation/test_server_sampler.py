@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("plain_environment")
 @pytest.mark.parametrize("takes_ids", [True, False])
 @pytest.mark.parametrize("gives_many", [True, False])
 def test_greedy_paths_from_a_server_are_those_of_the_model_here(
-    tiny_sampler: ModelSampler, takes_ids: bool, gives_many: bool, capsys: pytest.CaptureFixture
+    tiny_sampler: ModelSampler, takes_ids: bool, gives_many: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted = Scripted(tiny_sampler, takes_ids, gives_many)
     begun = begun_answers(tiny_sampler.tokenizer)
@@ -35,7 +35,7 @@ def test_greedy_paths_from_a_server_are_those_of_the_model_here(
     calls = [call for call in scripted.calls if call["max_tokens"] == 6]
     assert len(calls) == (len(begun) // 2 if gives_many else len(begun))
     assert all(isinstance(call["prompt"], list) == takes_ids for call in calls)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert ("takes no token ids" in said) == (not takes_ids)
     assert ("one choice a call" in said) == (not gives_many)
 

@@ -194,7 +194,7 @@ def test_what_was_asked_once_is_not_asked_again_and_no_text_is_kept(monkeypatch,
     assert "yes" in kept and "wait" not in kept and "queue" not in kept
 
 
-def test_more_calls_than_allowed_are_refused_before_the_first(capsys):
+def test_more_calls_than_allowed_are_refused_before_the_first(caplog):
     with chat_server(lambda number, request: (200, "yes")) as (url, requests):
         judge = make_openai_judge(url)
         paths = sample_paths(*map(str, range(9)), "")
@@ -203,5 +203,5 @@ def test_more_calls_than_allowed_are_refused_before_the_first(capsys):
         check_calls(judge, paths, 9)
         check_calls(PatternJudge(), paths, 0)
         assert requests == []
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "openai/m: 9 calls, about" in said and "queue" not in said

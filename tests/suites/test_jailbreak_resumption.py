@@ -104,7 +104,7 @@ def test_an_edited_file_of_prompts_in_the_same_folder_is_refused_without_its_tex
     assert MARK not in str(error.value)
 
 
-def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prompt(evaluation_of, tmp_path, capfd):
+def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prompt(evaluation_of, tmp_path, caplog):
     before = evaluation_of("before")
     run_suite("jailbreak", before, Ranks.alone())
     rewrite(before, [REFUSAL] * 8)
@@ -125,10 +125,9 @@ def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prom
     assert measure(more, None)["difference"]["GCG"] | {"p_value": 0} == {
         "value": 1.0, "ci95": [1.0, 1.0], "p_value": 0, "count": 2,
     }  # fmt: skip
-    capfd.readouterr()
     without = evaluation_of("without", baseline_dir=str(tmp_path))
     assert "difference" not in evaluate(without)
-    assert "holds no verdicts on attack prompts" in capfd.readouterr().err
+    assert "holds no verdicts on attack prompts" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"jailbreak_max_new_tokens": 6}, {"jailbreak_judge": "judge"}])
