@@ -32,6 +32,9 @@ def setting(
     identity: str | tuple[str, ...],
     default_factory: Any = MISSING,
     common: bool = False,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """Return a field of a settings dataclass.
 
@@ -43,12 +46,18 @@ def setting(
             value is refused by these stages.
         default_factory: Makes the default, where that is mutable.
         common: Whether most users need it: `--help` lists these first.
+        at_least: The smallest value that `check_values` accepts; for a list, the smallest entry.
+        at_most: The largest, likewise.
+        above: A value that must be exceeded, likewise.
     """
     if group not in GROUPS:
         raise ValueError(f"group is {group!r}, but takes {', '.join(GROUPS)}.")
     stages = (identity,) if isinstance(identity, str) else identity
     options: dict[str, Any] = {"default": default} if default_factory is MISSING else {"default_factory": default_factory}
-    return field(**options, metadata=_Metadata(help=help, group=group, identity=stages, common=common))
+    return field(
+        **options,
+        metadata=_Metadata(help=help, group=group, identity=stages, common=common, bounds=(at_least, at_most, above)),
+    )
 
 
 def identity_of(settings: Any, stage: str) -> dict[str, Any]:
@@ -152,11 +161,13 @@ def given_names(arguments: Sequence[str] | None = None) -> list[str]:
 
 
 def check_values(settings: Any) -> None:
-    """Refuse values whose type or choice is not the field's; argparse does not check what a recipe says.
+    """Refuse values whose type, choice or range is not the field's; argparse does not check what a recipe says.
 
     Raises:
         UsageError: Naming the field, the value and what it takes.
     """
+    for one in fields(settings):
+        _check_bounds(one.name, getattr(settings, one.name), *one.metadata.get("bounds", (None, None, None)))
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name, None)
         options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -171,6 +182,17 @@ def check_values(settings: Any) -> None:
             for option in options
         )
         raise UsageError(f"{name} is {value!r}, but takes {wanted}.")
+
+
+def _check_bounds(name: str, value: Any, at_least: float | None, at_most: float | None, above: float | None) -> None:
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        too_low = (at_least is not None and not number >= at_least) or (above is not None and not number > above)
+        if too_low or (at_most is not None and not number <= at_most):
+            limits = [(above, "above"), (at_least, "at least"), (at_most, "at most")]
+            wanted = " and ".join(f"{word} {limit:g}" for limit, word in limits if limit is not None)
+            raise UsageError(f"{name} is {value}, but must be {wanted}.")
 
 
 def _fits(value: Any, option: Any) -> bool:

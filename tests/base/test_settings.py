@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from course_correction.base.settings import identity_of, parse_settings, setting
+from course_correction.base.errors import UsageError
+from course_correction.base.settings import check_values, identity_of, parse_settings, setting
 
 
 @dataclass
 class Settings:
     output_dir: str = setting("runs/x", "where rows go", group="output", identity=())
-    top_p: float = setting(1.0, "nucleus", group="sampling", identity="sampling")
+    top_p: float = setting(1.0, "nucleus", group="sampling", identity="sampling", above=0, at_most=1)
+    lengths: list[int] = setting(default_factory=list, help="k", group="sampling", identity=(), at_least=1)
     num_paths: int = setting(4, "paths per request", group="sampling", identity=("sampling", "judging"), common=True)
 
 
@@ -37,3 +39,17 @@ def test_help_shows_groups_in_order_and_common_settings_first(capsys):
     places = [text.index(name) for name in ("sampling:", "--num_paths", "--top_p", "output:", "--output_dir")]
     assert places == sorted(places)
     assert text.count("--top_p") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"top_p": 0.0}, "top_p is 0.0, but must be above 0 and at most 1."),
+        ({"top_p": float("nan")}, "top_p is nan, but must be above 0 and at most 1."),
+        ({"lengths": [3, 0]}, r"lengths is \[3, 0\], but must be at least 1."),
+        ({"num_paths": "four"}, "num_paths is 'four', but takes int."),
+    ],
+)
+def test_a_value_outside_its_range_or_type_is_refused_by_name(values, message):
+    with pytest.raises(UsageError, match=message):
+        check_values(Settings(**values))
