@@ -6,7 +6,7 @@ and the demonstrations are benign where the published ones are unsafe. So the at
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 CAESAR_SHIFT = 3
 UNKNOWN = "\ufffd"  # Stands for a code that means nothing.
@@ -47,7 +47,10 @@ def encode(cipher: str, text: str) -> str:
     Raises:
         KeyError: If there is no such cipher.
     """
-    return {"caesar": _encode_caesar, "ascii": _encode_ascii, "morse": _encode_morse, "self_cipher": str}[cipher](text)
+    encoders: dict[str, Callable[[str], str]] = {
+        "caesar": _encode_caesar, "ascii": _encode_ascii, "morse": _encode_morse, "self_cipher": str,
+    }  # fmt: skip
+    return encoders[cipher](text)
 
 
 def decode(cipher: str, text: str) -> str:
@@ -58,7 +61,10 @@ def decode(cipher: str, text: str) -> str:
     Raises:
         KeyError: If there is no such cipher.
     """
-    return {"caesar": _decode_caesar, "ascii": _decode_ascii, "morse": _decode_morse, "self_cipher": str}[cipher](text)
+    decoders: dict[str, Callable[[str], str]] = {
+        "caesar": _decode_caesar, "ascii": _decode_ascii, "morse": _decode_morse, "self_cipher": str,
+    }  # fmt: skip
+    return decoders[cipher](text)
 
 
 def _shift(text: str, places: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -28,11 +28,43 @@ _AGGREGATIONS = {
 }
 
 
+class Sample(TypedDict):
+    """One example of a task: `correct`, or a `value` and its `weight` (1 without)."""
+
+    doc_id: int | str
+    correct: NotRequired[bool]
+    value: NotRequired[float]
+    weight: NotRequired[float]
+
+
+class TaskResult(TypedDict):
+    """The result of a task, without any text of its examples.
+
+    `metrics`: all numbers of the harness, by "metric,filter". `metric`: the first of them, which counts. `aggregation`: how
+    the samples make it up, None where that is unknown.
+    """
+
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+    aggregation: str | None
+    metrics: dict[str, float]
+    samples: list[Sample]
+
+
+class TaskRow(TaskResult):
+    """A row of general.jsonl, or one made for a group of tasks."""
+
+    request_id: str
+    groups: list[str]
+    is_group: NotRequired[bool]
+
+
 def harness_version() -> str:
     """Return the installed version of lm-evaluation-harness.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If it is not installed.
     """
     try:
         return version("lm_eval")
@@ -144,19 +176,18 @@ def wrap_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
         return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype=torch.float32)
 
 
-def run_task(model: Any, task: str, limit: int | None, num_fewshot: int | None, chat_template: bool) -> dict[str, Any]:
-    """Run a single task and return what it says, without any text of its examples.
+def run_task(model: Any, task: str, limit: int | None, num_fewshot: int | None, chat_template: bool) -> TaskResult:
+    """Run a single task.
 
     Args:
         model: Of `wrap_model`.
         task: Its name.
-        limit: The first n examples only.
+        limit: Use only the first n examples.
         num_fewshot: Worked examples; the task's own number without.
-        chat_template: Ask in the chat template; a task whose metadata say `apply_chat_template` decides for itself.
+        chat_template: Use the chat template; a task whose metadata have `apply_chat_template` decides for itself.
 
-    Returns:
-        `metrics`: all numbers of the harness; `metric`: the first of them, which counts; `aggregation`: how the samples make
-        it up, None where that is not known; `samples`: `doc_id` with `correct`, or with `value` and perhaps `weight`.
+    Raises:
+        UsageError: If the harness returns no number.
     """
     from lm_eval import simple_evaluate
 
@@ -175,17 +206,17 @@ def run_task(model: Any, task: str, limit: int | None, num_fewshot: int | None, 
     names = [name for name in numbers if "_stderr," not in name]
     if not names:
         raise UsageError(f"general_tasks: {task} gave no number. Leave it out, or raise general_limit.")
-    metric, counting = names[0].split(",")
-    samples = [sample for sample in results["samples"][task] if sample["filter"] == counting]
-    aggregation, pairs = _recognise(numbers[f"{metric},{counting}"], [sample.get(metric) for sample in samples])
-    shown = _show(aggregation, pairs) if aggregation else [{}] * len(samples)
+    metric, filter_name = names[0].split(",")
+    samples = [sample for sample in results["samples"][task] if sample["filter"] == filter_name]
+    aggregation, pairs = _recognise(numbers[names[0]], [sample.get(metric) for sample in samples])
+    ids = [sample["doc_id"] for sample in samples]
     return {
         "metric": metric,
-        "filter": counting,
+        "filter": filter_name,
         "higher_is_better": results["higher_is_better"][task].get(metric),
         "aggregation": aggregation,
         "metrics": numbers,
-        "samples": [{"doc_id": sample["doc_id"]} | one for sample, one in zip(samples, shown, strict=True)],
+        "samples": _to_samples(ids, aggregation, pairs) if aggregation else [{"doc_id": doc_id} for doc_id in ids],
     }
 
 
@@ -221,10 +252,17 @@ def _recognise(value: float, samples: list[Any]) -> tuple[str | None, list[tuple
     return None, []
 
 
-def _show(aggregation: str, pairs: list[tuple[float, float]]) -> list[dict[str, Any]]:
-    if aggregation == "mean" and all(value in (0.0, 1.0) for value, _ in pairs):
-        return [{"correct": bool(value)} for value, _ in pairs]
-    return [{"value": value} | ({"weight": weight} if weight != 1.0 else {}) for value, weight in pairs]
+def _to_samples(ids: list[int], aggregation: str, pairs: list[tuple[float, float]]) -> list[Sample]:
+    is_binary = aggregation == "mean" and all(value in (0.0, 1.0) for value, _ in pairs)
+    samples: list[Sample] = []
+    for doc_id, (value, weight) in zip(ids, pairs, strict=True):
+        if is_binary:
+            samples.append({"doc_id": doc_id, "correct": bool(value)})
+        elif weight == 1.0:
+            samples.append({"doc_id": doc_id, "value": value})
+        else:
+            samples.append({"doc_id": doc_id, "value": value, "weight": weight})
+    return samples
 
 
 def aggregate(name: str, pairs: np.ndarray, counts: np.ndarray) -> Any:

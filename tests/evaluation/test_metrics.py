@@ -5,8 +5,8 @@ import json
 import pytest
 
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
 from course_correction.generation.loading import load_tokenizer
-from eval import evaluate
 from tests.support.evaluation import LENGTHS, rows_of
 from tests.support.rows import write_rows
 
@@ -96,7 +96,7 @@ def test_the_report_says_after_how_many_tokens_and_what_is_left_without_the_judg
     (folder / "verdicts.jsonl").unlink()
     metrics = evaluate(settings_for())
     assert metrics["corr_mean"]["value"] == 1.0
-    assert metrics["corr_mean_less_judge_errors"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+    assert metrics["corr_mean_adjusted"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     position = metrics["first_correction"]
     whole = len(load_tokenizer(str(tiny_model_folder))(text, add_special_tokens=False)["input_ids"])
     assert whole / 4 < position["mean"] < whole and position["by_prefill"].keys() == metrics["corr_at_k"].keys()

@@ -8,7 +8,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.evaluation.stages import begin_as_reference
+from course_correction.evaluation.prefills import reference_prefill
 from course_correction.generation.chat_format import check_prefill, encode_answer, render_closed_turn, render_prompt
 from course_correction.generation.loading import load_tokenizer
 from course_correction.synthesis.triggers import OPENERS
@@ -60,17 +60,18 @@ def test_the_references_start_is_k_words_with_an_opener_drawn_once_for_each_item
     items = read_data("requests_eval")[:30]
     openers = set()
     for item in items:
-        whole = begin_as_reference(item, 10_000, 0)
+        whole = reference_prefill(item, 10_000, 0)
         opener = next(text for text in OPENERS if whole.startswith(text))
         openers.add(opener)
         assert whole.split() == f"{opener} {item['full_harmful_response']}".split()
         for words in (1, 10, 40):
-            assert begin_as_reference(item, words, 0).split() == whole.split()[:words]
+            assert reference_prefill(item, words, 0).split() == whole.split()[:words]
     assert len(openers) > 4
 
 
 def test_an_evaluation_the_references_way_goes_on_where_it_should(tiny_model_folder: Path, tmp_path: Path) -> None:
-    from eval import EvaluationSettings, evaluate
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
 
     items = [{**row, "source": "seed"} for row in read_data("requests_eval")[:3]]
     items[0]["full_harmful_response"] = "Only a few words here."

@@ -39,12 +39,13 @@ def test_a_gpu_takes_the_checkpoints_dtype(monkeypatch):
 
 
 def test_a_run_knows_in_which_dtype_it_was_made(has_bfloat16, tiny_model_folder, tmp_path):
-    from course_correction.evaluation.stages import Evaluation
-    from eval import EvaluationSettings
+
+    from course_correction.evaluation.settings import EvaluationSettings
+    from course_correction.generation.evaluated_model import EvaluatedModel
 
     def identity(**settings: Any) -> dict[str, Any]:
         settings = {"model_name_or_path": str(tiny_model_folder), "output_dir": str(tmp_path), "max_requests": 1} | settings
-        return Evaluation(EvaluationSettings(**settings)).model_identity()
+        return EvaluatedModel(EvaluationSettings(**settings)).identity()
 
     assert identity()["dtype"] == ("auto" if has_bfloat16 else "float32")
     # On a server it is the server's affair.
@@ -52,7 +53,8 @@ def test_a_run_knows_in_which_dtype_it_was_made(has_bfloat16, tiny_model_folder,
 
 
 def test_the_report_names_the_dtype_that_was_taken(has_bfloat16, tiny_model_folder, tmp_path):
-    from eval import EvaluationSettings, evaluate
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
 
     settings = EvaluationSettings(
         model_name_or_path=str(tiny_model_folder), output_dir=str(tmp_path), max_requests=2, max_benign=0,

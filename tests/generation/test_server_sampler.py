@@ -203,7 +203,8 @@ def test_a_call_that_failed_for_good_says_why_in_short(tiny_sampler: ModelSample
 def test_an_evaluation_by_a_server_has_the_rows_of_one_here(
     tiny_sampler: ModelSampler, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    from eval import EvaluationSettings, evaluate
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
 
     def settings(name: str, **changes: Any) -> EvaluationSettings:
         values = {"model_name_or_path": str(tiny_model_folder), "max_requests": 3, "prefill_tokens": [5, 12]}
@@ -270,8 +271,9 @@ def test_paths_and_groups_from_transformers_serve_are_those_of_the_model_here(
     transformers_serve: str, tmp_path: Path
 ) -> None:
     from c2_syn import SynthesisSettings, synthesize
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
     from course_correction.generation.offline_models import resolve_model_name
-    from eval import EvaluationSettings, evaluate
 
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
     for name, options in (("here", {"dtype": "float32"}), ("server", {"backend": "openai", **served})):

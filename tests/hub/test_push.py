@@ -158,8 +158,9 @@ def test_c2_eval_pushed_and_read_by_its_id_gives_the_same_items(hub, machine, ot
     assert other_machine.python(code.format("me/c2-eval")) == machine.python(code.format("seed"))
     assert "eval.yaml" in hub.files("dataset", "me/c2-eval")
     # An evaluation is of one commit, whatever is pushed while it runs.
-    code = "from course_correction.evaluation.stages import Evaluation\nfrom eval import EvaluationSettings\n"
-    commit = other_machine.python(code + "answer = Evaluation(EvaluationSettings(items='me/c2-eval')).items_revision")
+    code = "from course_correction.evaluation.items import read_items\n"
+    code += "from course_correction.evaluation.settings import EvaluationSettings\n"
+    commit = other_machine.python(code + "answer = read_items(EvaluationSettings(items='me/c2-eval')).revision")
     assert commit == hub.commits("dataset", "me/c2-eval")[0][0]
     assert_nothing_private(hub)
 

@@ -7,10 +7,10 @@ import pytest
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
 from course_correction.judges.protocol import JudgedPath, ScriptedJudge
-from course_correction.suites.attack_judges import FirstWordJudge
 from course_correction.suites.attack_prompts import read_attack_prompts
-from course_correction.suites.choice import run_suite
+from course_correction.suites.choice import sample_suite
 from course_correction.suites.ciphers import encode
+from course_correction.suites.first_word_judge import FirstWordJudge
 from course_correction.suites.jailbreak import identity, measure
 from tests.support.chat_models import build_tiny_model
 from tests.support.jailbreak import HELP, MARK, REFUSAL, REQUEST, evaluate, rewrite, rows_of, write
@@ -26,7 +26,7 @@ def test_the_evaluations_own_judge_reads_behaviour_and_decoded_answer_and_correc
         return {HELP: False, REFUSAL: True}.get(path.continuation)
 
     evaluation = evaluation_of(jailbreak_judge="judge", max_attack_prompts=1, jailbreak_ciphers=["caesar"])
-    run_suite("jailbreak", evaluation, Ranks.alone())
+    sample_suite("jailbreak", evaluation, Ranks.alone())
     rewrite(evaluation, [HELP, REFUSAL, "Hm, what do you mean?", encode("caesar", HELP)])
     metrics = measure(evaluation, ScriptedJudge(decide))
     behaviors = [row.behavior for row in read_attack_prompts([], ["caesar"], 1)]

@@ -4,11 +4,19 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
+from course_correction.evaluation.run import evaluate
 from course_correction.judges import choice as judging
 from course_correction.judges.protocol import ScriptedJudge
-from course_correction.suites.benign import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
+from course_correction.suites.contrasts import (
+    ALARMING,
+    FALSE_CORRECTION,
+    HARMFUL_TWIN,
+    HARMLESS_TWIN,
+    PLAIN,
+    UNSAFE,
+    read_contrasts,
+)
 from course_correction.synthesis.sources import read_contrast_pairs
-from eval import evaluate
 from tests.support.judge import chat_server, make_openai_judge
 from tests.support.rows import read_data, write_rows
 from tests.support.suites import settings_for as settings_for
@@ -26,8 +34,8 @@ def test_contrasts_are_asked_by_group_and_differ_from_themselves_by_nothing(sett
            {ALARMING if row["alarming"] else PLAIN for row in read_data("benign_eval")[:4]}},
         UNSAFE: 3, "xstest, safe": 1, "xstest, unsafe": 1,
     }  # fmt: skip
-    assert {name: part["count"] for name, part in found["turned_back"].items()} == {
-        group.format(40): 4 for group in (BEGUN, HARMFUL_TWIN, HARMLESS_TWIN)
+    assert {name: part["count"] for name, part in found["correction"].items()} == {
+        group.format(40): 4 for group in (FALSE_CORRECTION, HARMFUL_TWIN, HARMLESS_TWIN)
     }
     assert all(part["value"] == 0 for part in found["difference"].values())
     assert (tmp_path / "before" / "benign.jsonl").read_bytes() == (tmp_path / "after" / "benign.jsonl").read_bytes()
@@ -53,16 +61,16 @@ def test_a_baseline_without_benign_prompts_is_compared_on_the_others(settings_fo
 def test_turning_back_in_a_harmless_answer_is_judged_after_its_first_tokens_and_short_answers_are_left_out(
     settings_for, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("course_correction.suites.benign.read_benign_rows", lambda split: [
+    monkeypatch.setattr("course_correction.suites.contrasts.read_benign_rows", lambda split: [
         {"request_id": "long", "alarming": False, "prompt": "How do I boil an egg?", "response": "Boil water, then wait."},
         {"request_id": "short", "alarming": False, "prompt": "How do I fry an egg?", "response": "Fry."},
     ])  # fmt: skip
     settings = settings_for(suite=["benign"], benign_prefill_tokens=[5])
-    monkeypatch.setattr("course_correction.suites.benign.read_contrast_pairs", list)
+    monkeypatch.setattr("course_correction.suites.contrasts.read_contrast_pairs", list)
     seen = []
     monkeypatch.setattr(judging, "make_judge", lambda *settings: ScriptedJudge(lambda path: seen.append(path) or True))
     metrics = evaluate(settings)
-    assert metrics["benign"]["turned_back"][BEGUN.format(5)] | {"ci95": None} == {
+    assert metrics["benign"]["correction"][FALSE_CORRECTION.format(5)] | {"ci95": None} == {
         "value": 1.0, "ci95": None, "count": 1, "clusters": 1, "unscored_rate": 0.0
     }  # fmt: skip
     path = seen[-1]
@@ -78,9 +86,9 @@ def test_twins_are_told_apart_by_what_is_turned_back_from(settings_for, monkeypa
     script = ScriptedJudge(lambda path: path.request in harmful or path.request == pairs[0]["prompt"])
     monkeypatch.setattr(judging, "make_judge", lambda *settings: script)
     found = evaluate(settings_for(suite=["benign"], benign_prefill_tokens=[12]))["benign"]
-    assert found["turned_back"][HARMFUL_TWIN.format(12)]["value"] == 1
-    assert found["turned_back"][HARMLESS_TWIN.format(12)]["value"] == 0.25
-    assert found["told_apart"]["12"]["value"] == 0.75 and found["told_apart"]["12"]["count"] == 4
+    assert found["correction"][HARMFUL_TWIN.format(12)]["value"] == 1
+    assert found["correction"][HARMLESS_TWIN.format(12)]["value"] == 0.25
+    assert found["twin_difference"]["12"]["value"] == 0.75 and found["twin_difference"]["12"]["count"] == 4
 
 
 def test_a_paid_judges_calls_for_begun_answers_are_counted_too_and_a_refusal_costs_no_call(settings_for, monkeypatch):
@@ -91,7 +99,7 @@ def test_a_paid_judges_calls_for_begun_answers_are_counted_too_and_a_refusal_cos
         with pytest.raises(UsageError, match=r"openai/m needs 1\d calls, max_judge_calls is 6"):
             evaluate(settings_for(**settings, max_judge_calls=6))
         assert 0 < len(requests) <= 6
-        assert evaluate(settings_for(**settings, max_judge_calls=12))["benign"]["turned_back"]
+        assert evaluate(settings_for(**settings, max_judge_calls=12))["benign"]["correction"]
 
 
 @pytest.mark.parametrize("values", [[0], [20, 20], [-1]])

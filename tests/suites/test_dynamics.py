@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from course_correction.base.files import read_jsonl
+from course_correction.evaluation.run import evaluate
 from course_correction.suites.dynamics import SAFETY_WORDS, safety_tokens
-from eval import evaluate
 from tests.support.evaluation import save_adapter
 from tests.support.rows import read_data, write_rows
 from tests.support.suites import settings_for as settings_for

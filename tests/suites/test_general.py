@@ -220,9 +220,9 @@ def test_two_processes_share_the_tasks_and_write_the_bytes_of_one(
     script = tmp_path / "share.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from suites_support import Ranks, general_evaluation, run_suite\n"
+        "from suites_support import Ranks, general_evaluation, sample_suite\n"
         "ranks = Ranks()\n"
-        f"run_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
+        f"sample_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
         "ranks.leave()\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}

@@ -9,9 +9,10 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
+from course_correction.generation import evaluated_model
 from course_correction.suites import attack_judges as jailbreak_judges
 from course_correction.suites import jailbreak as jailbreak_suite
-from course_correction.suites.choice import run_suite
+from course_correction.suites.choice import sample_suite
 from course_correction.suites.jailbreak import identity, measure
 from tests.support.jailbreak import HELP, MARK, REFUSAL, evaluate, plain, rewrite, rows_of
 from tests.support.jailbreak import evaluation_of as evaluation_of
@@ -40,7 +41,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
         monkeypatch.setattr(module, "PROMPTS_A_UNIT", 3)
     whole, stopped = evaluation_of("whole"), evaluation_of("stopped")
     evaluate(whole)
-    go_on, calls = stopped.sampler().sample, []
+    go_on, calls = stopped.model.sampler().sample, []
 
     def interrupted(begun, settings):
         calls.append(len(begun))
@@ -48,9 +49,9 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
             raise KeyboardInterrupt
         return go_on(begun, settings)
 
-    stopped.sampler().sample = interrupted
+    stopped.model.sampler().sample = interrupted
     with pytest.raises(KeyboardInterrupt):
-        run_suite("jailbreak", stopped, Ranks.alone())
+        sample_suite("jailbreak", stopped, Ranks.alone())
     assert len(rows_of(stopped)) == 3
     evaluate(stopped)
     assert calls == [3, 3, 3, 2]
@@ -60,7 +61,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
 
 def test_a_finished_run_is_measured_again_without_loading_the_model(evaluation_of, monkeypatch):
     first = evaluate(evaluation_of())
-    monkeypatch.setattr("course_correction.evaluation.stages.load_sampler", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(evaluated_model, "load_sampler", lambda *a: pytest.fail("the model was loaded"))
     assert evaluate(evaluation_of()) == first
 
 
@@ -106,11 +107,11 @@ def test_an_edited_file_of_prompts_in_the_same_folder_is_refused_without_its_tex
 
 def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prompt(evaluation_of, tmp_path, caplog):
     before = evaluation_of("before")
-    run_suite("jailbreak", before, Ranks.alone())
+    sample_suite("jailbreak", before, Ranks.alone())
     rewrite(before, [REFUSAL] * 8)
     measure(before, None)
     after = evaluation_of("after", baseline_dir=str(tmp_path / "before"))
-    run_suite("jailbreak", after, Ranks.alone())
+    sample_suite("jailbreak", after, Ranks.alone())
     rewrite(after, [REFUSAL] * 8)
     for found in measure(after, None)["difference"].values():
         assert (found["value"], found["ci95"], found["p_value"]) == (0.0, [0.0, 0.0], 1.0)
@@ -120,7 +121,7 @@ def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prom
     assert found["AutoDAN"]["count"] == 1
     # More prompts pair on those that both have.
     more = evaluation_of("more", baseline_dir=str(tmp_path / "before"), max_attack_prompts=3)
-    run_suite("jailbreak", more, Ranks.alone())
+    sample_suite("jailbreak", more, Ranks.alone())
     rewrite(more, [HELP] * 12)
     assert measure(more, None)["difference"]["GCG"] | {"p_value": 0} == {
         "value": 1.0, "ci95": [1.0, 1.0], "p_value": 0, "count": 2,
@@ -133,19 +134,22 @@ def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prom
 @pytest.mark.parametrize("change", [{"jailbreak_max_new_tokens": 6}, {"jailbreak_judge": "judge"}])
 def test_a_baseline_that_was_measured_otherwise_is_refused_before_the_run(change, evaluation_of, tmp_path):
     evaluate(evaluation_of("before"))
-    with pytest.raises(UsageError, match=rf"was measured with {next(iter(change))} .* no difference can be taken"):
+    with pytest.raises(UsageError, match=rf"was measured with {next(iter(change))} .* no difference can be computed"):
         identity(evaluation_of("after", baseline_dir=str(tmp_path / "before"), **change))
 
 
 SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[1:3]
-from tests.support.jailbreak import Evaluation, Ranks, EvaluationSettings, run_suite
+from course_correction.base.ranks import Ranks
+from course_correction.evaluation.settings import EvaluationSettings
+from course_correction.suites.choice import sample_suite
+from tests.support.suites import suite_inputs
 ranks = Ranks()
 settings = EvaluationSettings(model_name_or_path=sys.argv[3], output_dir=sys.argv[4], jailbreak_max_new_tokens=5)
 from course_correction.suites import jailbreak as jailbreak_suite
 jailbreak_suite.PROMPTS_A_UNIT = 4
-run_suite("jailbreak", Evaluation(settings), ranks)
+sample_suite("jailbreak", suite_inputs(settings), ranks)
 ranks.leave()
 """
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from course_correction.base.errors import UsageError
+from course_correction.base.settings import check_values
 from course_correction.suites import general as general_suite
 from course_correction.suites import lm_eval_tasks as harness
 from course_correction.suites.choice import check_suite
-from course_correction.suites.general import GeneralSettings
+from course_correction.suites.settings import GeneralSettings
 from tests.support.rows import write_rows
 from tests.support.suites import Suite, general_evaluation, read_general_rows
 from tests.support.suites import suite as suite
@@ -28,7 +29,9 @@ from tests.support.suites import suite as suite
 )
 def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(changes))):
-        GeneralSettings(**changes).check_general()
+        settings = GeneralSettings(**changes)
+        check_values(settings)
+        settings.check_general()
 
 
 def test_a_missing_harness_is_one_line_with_the_remedy(

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
 from course_correction.report.suite_tables import suites_table
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
-from course_correction.suites.benign import BEGUN, PLAIN
-from eval import evaluate
+from course_correction.suites.contrasts import FALSE_CORRECTION, PLAIN
 from tests.support.rows import ROOT
 from tests.support.suites import settings_for as settings_for
 
@@ -59,18 +59,17 @@ def test_the_table_has_a_row_for_each_thing_measured_with_its_paired_difference(
         "general": {"tasks": {"sums": task, "words": words}, "difference": {"sums": change | {"p_value": 0.25}}},
         "benign": {
             "refusal": {PLAIN: {"value": None, "ci95": None}},
-            "turned_back": {BEGUN.format(20): share}, "told_apart": {"20": share}, "difference": {BEGUN.format(20): change},
+            "correction": {FALSE_CORRECTION.format(20): share},
+            "twin_difference": {"20": share},
+            "difference": {FALSE_CORRECTION.format(20): change},
         },
     }  # fmt: skip
     rows = suites_table({"before": before, "after": after}).splitlines()
     assert r"| attack success, GCG \| x | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
     assert "| attack success, all prompts | – | 50.0 [40.0, 60.0] |  |" in rows
     assert f"| refused: {PLAIN} | – | – |  |" in rows
-    assert (
-        "| turned back after 20 tokens of a harmless answer | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |"
-        in rows
-    )
-    assert "| harmful less harmless twins, after 20 tokens | – | 50.0 [40.0, 60.0] |  |" in rows
+    assert "| false correction @20 | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
+    assert "| twin difference @20 | – | 50.0 [40.0, 60.0] |  |" in rows
     assert "| sums, acc | 25.0 [20.0, 30.0] | 25.0 [20.0, 30.0] | -25.0 [-50.0, +0.0], p 0.250 |" in rows
     assert "| words, word_perplexity | – | 21.000 [20.000, 22.000] |  |" in rows
     assert suites_table({"measured": {}}) == ""

@@ -1,0 +1,116 @@
+"""Sample the paths of C²-Eval: generations.jsonl. Knows nothing of judges or metrics."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from course_correction.base.files import chunked, read_jsonl
+from course_correction.base.ranks import Ranks
+from course_correction.base.settings import identity_of
+from course_correction.evaluation.items import EvaluationItems
+from course_correction.evaluation.prefills import reference_prefill
+from course_correction.evaluation.settings import EvaluationSettings
+from course_correction.generation.chat_format import encode_answer, render_closed_turn
+from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
+from course_correction.generation.protocol import Prefill
+from course_correction.suites.protocol import EvalItem
+
+GENERATIONS_FILE = "generations.jsonl"
+PathKey = tuple[str, int, int]  # Request id, prefill tokens, path.
+
+
+class PathRow(TypedDict):
+    """A sampled path: what the model writes after a prefill."""
+
+    request_id: str
+    prefill_tokens: int
+    path: int
+    too_short: NotRequired[Literal[False]]
+    continuation: str
+    num_tokens: int
+    ended: bool
+
+
+class TooShortRow(TypedDict):
+    """Stands in generations.jsonl for an item and k whose response has fewer than k tokens."""
+
+    request_id: str
+    prefill_tokens: int
+    path: None
+    too_short: Literal[True]
+
+
+def read_paths(folder: Path) -> Iterator[PathRow]:
+    """Yield the paths of a run folder, without the items that are too short."""
+    return (cast(PathRow, row) for row in read_jsonl(folder / GENERATIONS_FILE) if not row.get("too_short"))
+
+
+def read_too_short(folder: Path) -> Iterator[TooShortRow]:
+    """Yield the rows of the items that are too short."""
+    return (cast(TooShortRow, row) for row in read_jsonl(folder / GENERATIONS_FILE) if row.get("too_short"))
+
+
+def sampling_identity(settings: EvaluationSettings, items: EvaluationItems, model: EvaluatedModel) -> dict[str, Any]:
+    """Return what decides the sampled rows: a folder that holds rows under other values is refused."""
+    about_items = {"num_requests": len(items.rows), "items_digest": items.digest}
+    return model.identity() | identity_of(settings, "sampling") | about_items
+
+
+def sample_paths(
+    folder: Path, settings: EvaluationSettings, items: EvaluationItems, model: EvaluatedModel, ranks: Ranks
+) -> None:
+    """Write generations.jsonl: rows by item, then k, then path."""
+    units = chunked(items.rows, settings.requests_per_unit)
+
+    def is_complete(rows: list[dict[str, Any]]) -> bool:
+        short = sum(row.get("too_short", False) for row in rows)
+        return len(rows) - short == (len(settings.prefill_tokens) - short) * settings.num_paths
+
+    sample_rows(
+        folder / GENERATIONS_FILE,
+        [[item["request_id"] for item in unit] for unit in units],
+        lambda unit: _sample_items(units[unit], settings, model),
+        model,
+        ranks,
+        "sampling",
+        is_complete,
+    )
+
+
+def _sample_items(
+    items: Sequence[EvalItem], settings: EvaluationSettings, model: EvaluatedModel
+) -> list[PathRow | TooShortRow]:
+    from course_correction.generation.decoding import SamplingSettings
+
+    sampler = model.sampler()
+    sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
+    keys: list[tuple[str, int, int | None]] = []
+    prefills = []
+    for item in items:
+        answer = tuple(encode_answer(sampler.tokenizer, item["full_harmful_response"]))
+        for k in sorted(settings.prefill_tokens):
+            prompt, start, is_long_enough = None, answer[:k], k <= len(answer)
+            if settings.prefill_mode == "reference":
+                # Here k counts words, and a shorter response is prefilled as a whole.
+                text = reference_prefill(item, k, settings.seed)
+                prompt, start = tuple(render_closed_turn(sampler.tokenizer, item["request"], text)), ()
+                is_long_enough = True
+            for path in range(settings.num_paths if is_long_enough else 0):
+                keys.append((item["request_id"], k, path))
+                prefills.append(Prefill(item["request"], start, "\x1f".join(map(str, keys[-1])), prompt))
+            if not is_long_enough:
+                keys.append((item["request_id"], k, None))
+    completions = iter(sampler.sample(prefills, sampling) if prefills else [])
+    rows: list[PathRow | TooShortRow] = []
+    for request_id, k, number in keys:
+        if number is None:
+            rows.append({"request_id": request_id, "prefill_tokens": k, "path": None, "too_short": True})
+        else:
+            one = next(completions)
+            rows.append(
+                {
+                    "request_id": request_id, "prefill_tokens": k, "path": number,
+                    "continuation": one.text, "num_tokens": one.num_tokens, "ended": one.ended,
+                }
+            )  # fmt: skip
+    return rows
