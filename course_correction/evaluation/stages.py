@@ -10,7 +10,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest, write_json
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
+from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_PER_UNIT, run_units
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.choice import load_sampler
 from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
@@ -155,7 +155,7 @@ class Evaluation:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
         from course_correction.generation.decoding import SamplingSettings
 
-        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], PROMPTS_A_UNIT)
+        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], PROMPTS_PER_UNIT)
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
 
         def answer(unit: int) -> list[dict[str, Any]]:
