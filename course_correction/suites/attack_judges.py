@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict, cast
 
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import PROMPTS_A_UNIT, Rows, run_units
+from course_correction.base.resumable_rows import PROMPTS_PER_UNIT, Rows, run_units
 from course_correction.generation.evaluated_model import has_one_row
 from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.protocol import Judge, JudgedPath
@@ -64,7 +64,7 @@ def judge_rows(folder: Path, prompts: Mapping[str, AttackPrompt], judge: Judge, 
         judge: That of the evaluation, asked where `jailbreak_judge` is `judge`.
         settings: Which judge decides.
     """
-    units = chunked(list(read_attack_rows(folder)), PROMPTS_A_UNIT)
+    units = chunked(list(read_attack_rows(folder)), PROMPTS_PER_UNIT)
     ids = [[row["request_id"] for row in unit] for unit in units]
 
     def prepare() -> tuple[Callable[[int], Rows], None]:

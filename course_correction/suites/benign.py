@@ -14,7 +14,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import PROMPTS_A_UNIT
+from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.base.settings import identity_of
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
@@ -63,7 +63,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     units = [
         unit
         for is_prefilled in (False, True)
-        for unit in chunked([row for row in rows if bool(row.prefill_tokens) == is_prefilled], PROMPTS_A_UNIT)
+        for unit in chunked([row for row in rows if bool(row.prefill_tokens) == is_prefilled], PROMPTS_PER_UNIT)
     ]
     sample_rows(
         inputs.folder / ROWS_FILE,

@@ -14,6 +14,7 @@ import numpy as np
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
+from course_correction.base.resumable_rows import rows_exist
 from course_correction.base.run_folder import RUN_FILE
 from course_correction.base.settings import identity_of
 from course_correction.generation.evaluated_model import sample_rows
@@ -52,7 +53,7 @@ def identity(inputs: SuiteInputs) -> dict[str, Any]:
         raise UsageError("suite general runs the model in this process, but backend is openai. Use backend: transformers.")
     identity = {"lm_eval": harness_version()} | identity_of(settings, "general")
     tasks = expand_tasks(settings.general_tasks)
-    if not (inputs.folder / ROWS_FILE).exists():
+    if not rows_exist(inputs.folder / ROWS_FILE):
         check_tasks(tuple(tasks))
     files = [
         DATA_FOLDER / "general_questions.jsonl",

@@ -13,7 +13,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, text_digest
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import PROMPTS_A_UNIT
+from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
 from course_correction.base.settings import identity_of
 from course_correction.generation.evaluated_model import sample_rows
@@ -91,7 +91,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     from course_correction.generation.decoding import SamplingSettings
 
     settings, model = inputs.settings, inputs.model
-    units = chunked(_read_prompts(settings), PROMPTS_A_UNIT)
+    units = chunked(_read_prompts(settings), PROMPTS_PER_UNIT)
     sampling = SamplingSettings(settings.jailbreak_max_new_tokens, temperature=0, seed=settings.seed)
 
     def answer(unit: int) -> list[AttackRow]:
