@@ -11,7 +11,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
-from course_correction.judges.models import _ScoringJudge
+from course_correction.judges.models import ScoringJudge
 from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.prompt import yes_probability as probability_of
 from course_correction.judges.protocol import JudgedPath
@@ -130,7 +130,7 @@ def _make_judge(settings: Any, judge: Any) -> Decide:
     return decide
 
 
-class FirstWordJudge(_ScoringJudge):
+class FirstWordJudge(ScoringJudge):
     """Reads off a model's first answer word whether an answer is all right: `safe`, not `unsafe`; or `no`, not `yes`.
 
     Its score is the probability of the first against the second. White space before the word is read over, which some Llama

@@ -8,14 +8,14 @@ from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import render_prompt
 from course_correction.generation.protocol import Completion, Prefill
 from course_correction.generation.samplers import ModelSampler
-from tests.support.server import GREEDY, begun_answers
+from tests.support.server import GREEDY, make_prefills
 
 
 def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
     tiny_sampler: ModelSampler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begun = begun_answers(tiny_sampler.tokenizer, 4, 3)
-    wanted = tiny_sampler.sample(begun, GREEDY)
+    prefills = make_prefills(tiny_sampler.tokenizer, 4, 3)
+    wanted = tiny_sampler.sample(prefills, GREEDY)
     for shares in (True, False):
         sampler = ModelSampler(tiny_sampler.model, tiny_sampler.tokenizer, 100, shares)
         go_on, sizes = sampler._continue, []
@@ -27,7 +27,7 @@ def test_memory_that_runs_out_makes_batches_smaller_and_changes_no_path(
             return go_on(batch, *arguments)
 
         monkeypatch.setattr(sampler, "_continue", in_little_memory)
-        assert sampler.sample(begun, GREEDY) == wanted
+        assert sampler.sample(prefills, GREEDY) == wanted
         assert sizes[0] == 24 and sizes[-1] <= 5 and sampler.batch_size <= 5
         assert "Out of memory with 24 rows: continuing with at most 12" in caplog.text
 
@@ -50,7 +50,7 @@ def test_memory_too_small_for_one_row_is_one_line_and_another_error_is_not_taken
 
     monkeypatch.setattr(sampler, "_continue", fail)
     with pytest.raises(error, match=words):
-        sampler.sample(begun_answers(tiny_sampler.tokenizer), GREEDY)
+        sampler.sample(make_prefills(tiny_sampler.tokenizer), GREEDY)
 
 
 def test_a_prefill_longer_than_the_model_reads_is_named(tiny_tokenizer: Any) -> None:
@@ -68,10 +68,10 @@ def test_where_trunks_cannot_be_shared_it_is_said_and_the_paths_are_the_same(
 
     windowed = ModelSampler(build_tiny_model("mistral", tiny_tokenizer, sliding_window=16), tiny_tokenizer, 16)
     assert "prefixes cannot be shared" in caplog.text
-    assert len(windowed.sample(begun_answers(tiny_tokenizer), GREEDY)) == 12
+    assert len(windowed.sample(make_prefills(tiny_tokenizer), GREEDY)) == 12
     apart = ModelSampler(tiny_sampler.model, tiny_tokenizer, 5, share_prefix=False)
-    begun = begun_answers(tiny_tokenizer)
-    assert apart.sample(begun, GREEDY) == tiny_sampler.sample(begun, GREEDY)
-    assert isinstance(tiny_sampler.sample(begun[:1], GREEDY)[0], Completion)
+    prefills = make_prefills(tiny_tokenizer)
+    assert apart.sample(prefills, GREEDY) == tiny_sampler.sample(prefills, GREEDY)
+    assert isinstance(tiny_sampler.sample(prefills[:1], GREEDY)[0], Completion)
     assert tiny_sampler.paths_sampled >= 13 and tiny_sampler.tokens_sampled > 0
     assert render_prompt(tiny_tokenizer, "How?")

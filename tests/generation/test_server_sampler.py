@@ -14,7 +14,7 @@ from course_correction.generation.choice import SamplerSettings, check_backend
 from course_correction.generation.decoding import SamplingSettings
 from course_correction.generation.openai_client import Server, ServerError
 from course_correction.generation.samplers import ModelSampler
-from tests.support.server import GREEDY, Scripted, begun_answers, server_sampler
+from tests.support.server import GREEDY, Scripted, make_prefills, server_sampler
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
 
@@ -27,13 +27,13 @@ def test_greedy_paths_from_a_server_are_those_of_the_model_here(
     tiny_sampler: ModelSampler, takes_ids: bool, gives_many: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted = Scripted(tiny_sampler, takes_ids, gives_many)
-    begun = begun_answers(tiny_sampler.tokenizer)
-    wanted = tiny_sampler.sample(begun, GREEDY)
+    prefills = make_prefills(tiny_sampler.tokenizer)
+    wanted = tiny_sampler.sample(prefills, GREEDY)
     with scripted.serve() as url:
-        found = server_sampler(url, tiny_sampler.tokenizer).sample(begun, GREEDY)
+        found = server_sampler(url, tiny_sampler.tokenizer).sample(prefills, GREEDY)
     assert [(row.text.strip(), row.ended) for row in found] == [(row.text.strip(), row.ended) for row in wanted]
     calls = [call for call in scripted.calls if call["max_tokens"] == 6]
-    assert len(calls) == (len(begun) // 2 if gives_many else len(begun))
+    assert len(calls) == (len(prefills) // 2 if gives_many else len(prefills))
     assert all(isinstance(call["prompt"], list) == takes_ids for call in calls)
     said = caplog.text
     assert ("takes no token ids" in said) == (not takes_ids)
@@ -52,7 +52,7 @@ def test_a_server_that_reads_ids_as_something_else_is_sent_text(tiny_sampler: Mo
 
     scripted.complete = misread
     with scripted.serve() as url:
-        server_sampler(url, tiny_sampler.tokenizer).sample(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).sample(make_prefills(tiny_sampler.tokenizer, 1), GREEDY)
     assert isinstance(scripted.calls[-1]["prompt"], str)
 
 
@@ -62,23 +62,23 @@ def test_a_bos_that_the_server_adds_is_not_sent(tokenizers: dict[str, Any], tiny
     tokenizer = tokenizers["llama-3"]
     sampler = ModelSampler(build_tiny_model("llama", tokenizer), tokenizer, batch_size=16)
     scripted = Scripted(sampler, takes_ids=False, adds_bos=True)
-    begun = begun_answers(tokenizer, 1, 1)
+    prefills = make_prefills(tokenizer, 1, 1)
     with scripted.serve() as url:
-        found = server_sampler(url, tokenizer).sample(begun, GREEDY)
+        found = server_sampler(url, tokenizer).sample(prefills, GREEDY)
     assert all(not call["prompt"].startswith(tokenizer.bos_token) for call in scripted.calls[2:])
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in sampler.sample(begun, GREEDY)]
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in sampler.sample(prefills, GREEDY)]
 
 
 def test_every_path_has_a_seed_of_its_own_that_depends_on_seed_and_key_alone(tiny_sampler: ModelSampler) -> None:
-    begun = begun_answers(tiny_sampler.tokenizer)
+    prefills = make_prefills(tiny_sampler.tokenizer)
     sampling = SamplingSettings(max_new_tokens=5, temperature=1.0, top_p=1.0, seed=4)
     found = []
-    for order in (begun, begun[::-1]):
+    for order in (prefills, prefills[::-1]):
         scripted = Scripted(tiny_sampler, gives_many=False)
         with scripted.serve() as url:
             server_sampler(url, tiny_sampler.tokenizer).sample(order, sampling)
         found.append({call["seed"] for call in scripted.calls if call["max_tokens"] == 5})
-    assert found[0] == found[1] and len(found[0]) == len(begun)
+    assert found[0] == found[1] and len(found[0]) == len(prefills)
 
 
 # A server that misbehaves
@@ -98,16 +98,16 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_that_pass_change_no_path(tiny_sampler: ModelSampler, name: str) -> None:
-    begun = begun_answers(tiny_sampler.tokenizer)
+    prefills = make_prefills(tiny_sampler.tokenizer)
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS[name] if number > 1 and number % 2 == 0 else None
     with scripted.serve() as url:
-        found = server_sampler(url, tiny_sampler.tokenizer, max_retries=8).sample(begun, GREEDY)
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.sample(begun, GREEDY)]
+        found = server_sampler(url, tiny_sampler.tokenizer, max_retries=8).sample(prefills, GREEDY)
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.sample(prefills, GREEDY)]
 
 
 def test_a_slow_answer_is_given_up_and_asked_for_again(tiny_sampler: ModelSampler) -> None:
-    begun = begun_answers(tiny_sampler.tokenizer, 1, 1)
+    prefills = make_prefills(tiny_sampler.tokenizer, 1, 1)
     scripted = Scripted(tiny_sampler)
 
     def dawdle(number: int) -> None:
@@ -115,21 +115,21 @@ def test_a_slow_answer_is_given_up_and_asked_for_again(tiny_sampler: ModelSample
 
     scripted.fault = dawdle
     with scripted.serve() as url:
-        found = server_sampler(url, tiny_sampler.tokenizer, timeout_s=0.3).sample(begun, GREEDY)
+        found = server_sampler(url, tiny_sampler.tokenizer, timeout_s=0.3).sample(prefills, GREEDY)
     assert len(scripted.calls) > 2
-    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.sample(begun, GREEDY)]
+    assert [row.text.strip() for row in found] == [row.text.strip() for row in tiny_sampler.sample(prefills, GREEDY)]
 
 
 @pytest.mark.parametrize("name", ["500", "dropped connections", "garbage"])
 def test_a_fault_that_stays_ends_in_one_line_without_any_text(tiny_sampler: ModelSampler, name: str) -> None:
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS[name] if number > 3 else None
-    begun = begun_answers(tiny_sampler.tokenizer)
+    prefills = make_prefills(tiny_sampler.tokenizer)
     with scripted.serve() as url, pytest.raises(UsageError) as caught:
-        server_sampler(url, tiny_sampler.tokenizer, max_retries=2).sample(begun, GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer, max_retries=2).sample(prefills, GREEDY)
     message = str(caught.value)
     assert "What is finished is kept" in message and "\n" not in message
-    assert not any(row.request[:20] in message for row in begun)
+    assert not any(row.request[:20] in message for row in prefills)
 
 
 def test_retry_after_is_honoured(tiny_sampler: ModelSampler) -> None:
@@ -143,7 +143,7 @@ def test_retry_after_is_honoured(tiny_sampler: ModelSampler) -> None:
     scripted.fault = fault
     with scripted.serve() as url:
         server_sampler(url, tiny_sampler.tokenizer, max_parallel=1).sample(
-            begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY
+            make_prefills(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY
         )
     assert times[2] - times[1] >= 0.4
 
@@ -151,13 +151,13 @@ def test_retry_after_is_honoured(tiny_sampler: ModelSampler) -> None:
 def test_no_more_calls_run_at_once_than_allowed_and_fewer_when_the_server_is_busy(tiny_sampler: ModelSampler) -> None:
     scripted = Scripted(tiny_sampler, gives_many=False)
     scripted.delay_s = 0.02
-    begun = begun_answers(tiny_sampler.tokenizer, 4, 4)
+    prefills = make_prefills(tiny_sampler.tokenizer, 4, 4)
     with scripted.serve() as url:
         sampler = server_sampler(url, tiny_sampler.tokenizer, max_parallel=4, max_retries=9)
-        sampler.sample(begun, GREEDY)
+        sampler.sample(prefills, GREEDY)
         assert 2 <= scripted.most_at_once <= 4
         scripted.fault = lambda number: (429, "{}", {}) if scripted.running > 1 else None
-        sampler.sample(begun, GREEDY)
+        sampler.sample(prefills, GREEDY)
         assert sampler.server._allowed < 4
 
 
@@ -165,7 +165,7 @@ def test_a_call_that_cannot_succeed_is_not_tried_again(tiny_sampler: ModelSample
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: (422, '{"error": {"message": "no"}}', {}) if number > 1 else None
     with scripted.serve() as url, pytest.raises(UsageError, match="http 422"):
-        server_sampler(url, tiny_sampler.tokenizer).sample(begun_answers(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).sample(make_prefills(tiny_sampler.tokenizer, 1, 1)[:1], GREEDY)
     assert len(scripted.calls) == 2
 
 
@@ -174,7 +174,7 @@ def test_a_refused_key_or_model_is_one_line(tiny_sampler: ModelSampler, status: 
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: (status, '{"error": {"message": "no"}}', {})
     with scripted.serve() as url, pytest.raises(UsageError, match="refuses 'm' or OPENAI_API_KEY"):
-        server_sampler(url, tiny_sampler.tokenizer).sample(begun_answers(tiny_sampler.tokenizer, 1), GREEDY)
+        server_sampler(url, tiny_sampler.tokenizer).sample(make_prefills(tiny_sampler.tokenizer, 1), GREEDY)
     assert len(scripted.calls) == 1
 
 
@@ -184,7 +184,7 @@ def test_a_server_that_is_not_there_is_said_so_within_seconds(tiny_tokenizer: An
         port = free.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(UsageError, match="cannot be reached"):
-        server_sampler(f"http://127.0.0.1:{port}/v1", tiny_tokenizer).sample(begun_answers(tiny_tokenizer, 1), GREEDY)
+        server_sampler(f"http://127.0.0.1:{port}/v1", tiny_tokenizer).sample(make_prefills(tiny_tokenizer, 1), GREEDY)
     assert time.monotonic() - start < 10
 
 
@@ -192,7 +192,7 @@ def test_a_call_that_failed_for_good_says_why_in_short(tiny_sampler: ModelSample
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS["503"]
     with scripted.serve() as url, pytest.raises(ServerError, match="http 503"):
-        server = Server(url, "sampling", "--server_url", backoff_s=0.01, max_retries=1)
+        server = Server(url, "sampling", "--server_url", max_retries=1)
         server.call(lambda client: client.completions.create(model="m", prompt="x"), "m")
     assert len(scripted.calls) == 2
 

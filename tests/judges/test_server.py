@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from course_correction.base.errors import UsageError
-from course_correction.judges.models import MajorityJudge
+from course_correction.judges.majority import MajorityJudge
 from course_correction.judges.pattern import PatternJudge
 from course_correction.judges.protocol import Verdict
 from course_correction.judges.server import OpenAIJudge, check_calls
@@ -176,7 +176,7 @@ def test_an_unlikely_yes_and_no_are_unscored():
 def test_a_server_without_log_probabilities_is_named():
     with chat_server(lambda number, request: (200, "yes")) as (url, _), pytest.raises(UsageError) as raised:
         make_openai_judge(url, threshold=0.5).judge(sample_paths("wait"))
-    assert "gives no log-probabilities" in str(raised.value)
+    assert "returns no log-probabilities" in str(raised.value)
 
 
 def test_what_was_asked_once_is_not_asked_again_and_no_text_is_kept(monkeypatch, tmp_path):
@@ -188,7 +188,7 @@ def test_what_was_asked_once_is_not_asked_again_and_no_text_is_kept(monkeypatch,
         assert judge.calls_needed(sample_paths("wait", "stop", ""))[0] == 1
         assert judge.judge(sample_paths("wait", "stop")) == [Verdict(True, "yes"), Verdict(None, "unparsable")]
         assert len(requests) == 3
-        other = OpenAIJudge("another", url, backoff_s=0.01)
+        other = OpenAIJudge("another", url)
         assert other.calls_needed(sample_paths("wait"))[0] == 1
     kept = "".join(file.read_text() for file in (tmp_path / "cache").rglob("*.jsonl"))
     assert "yes" in kept and "wait" not in kept and "queue" not in kept
@@ -198,7 +198,7 @@ def test_more_calls_than_allowed_are_refused_before_the_first(caplog):
     with chat_server(lambda number, request: (200, "yes")) as (url, requests):
         judge = make_openai_judge(url)
         paths = sample_paths(*map(str, range(9)), "")
-        with pytest.raises(UsageError, match="needs 9 calls, max_judge_calls is 8"):
+        with pytest.raises(UsageError, match="needs 9 calls, but max_judge_calls is 8"):
             check_calls(MajorityJudge([PatternJudge(), judge]), paths, 8)
         check_calls(judge, paths, 9)
         check_calls(PatternJudge(), paths, 0)
