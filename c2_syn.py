@@ -103,7 +103,6 @@ class SynthesisSettings(SamplerSettings, DatasetPushSettings):
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.max_requests is not None and self.max_requests < 1:
             raise UsageError(f"max_requests is {self.max_requests}, but must be at least 1, or null for all.")
-        self.check()
         self.check_push()
         check_backend(self.teacher == "openai", self.server_url, "teacher")
         if self.teacher == WRITTEN and self.source != SEED:

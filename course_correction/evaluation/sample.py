@@ -12,7 +12,7 @@ from course_correction.evaluation.prefills import reference_prefill
 from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
-from course_correction.generation.protocol import Prefill
+from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.suites.protocol import EvalItem
 
 GENERATIONS_FILE = "generations.jsonl"
@@ -80,8 +80,6 @@ def sample_paths(
 def _sample_items(
     items: Sequence[EvalItem], settings: EvaluationSettings, model: EvaluatedModel
 ) -> list[PathRow | TooShortRow]:
-    from course_correction.generation.decoding import SamplingSettings
-
     sampler = model.sampler()
     sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
     keys: list[tuple[str, int, int | None]] = []

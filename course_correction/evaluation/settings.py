@@ -70,7 +70,6 @@ class EvaluationSettings(ResultPushSettings, SuiteSettings):
         """Refuse values out of range and settings that do not fit together, before anything is loaded."""
         self._wrap_single_names()
         check_values(self)
-        self.check()
         self.check_judges()
         self.check_push()
         check_suites(self.suite)

@@ -12,8 +12,10 @@ from typing import Any, Literal, cast
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import Rows, run_units
 from course_correction.base.settings import identity_of, setting
+from course_correction.generation.chat_format import read_chat_template
 from course_correction.generation.choice import SamplerSettings, load_sampler
-from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
+from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, weights_identity
+from course_correction.generation.protocol import Model, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ class EvaluatedModel:
             self._sampler = load_sampler(settings.model_name_or_path, settings.model_revision, loading, settings)
         return self._sampler
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """Return the tokenizer without loading the model."""
         if self._sampler is not None:
             return self._sampler.tokenizer
@@ -116,7 +118,7 @@ class EvaluatedModel:
             )
         return self._tokenizer
 
-    def load_reference(self) -> Any:
+    def load_reference(self) -> Model:
         """Load the reference model; None without one. The caller holds it, so that its memory is freed after use."""
         settings, name = self._settings, self.reference_name
         if name is None:

@@ -18,7 +18,7 @@ from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.base.settings import identity_of
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
-from course_correction.generation.protocol import Prefill
+from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
@@ -76,8 +76,6 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
 
 
 def _answer(contrasts: list[Contrast], settings: SuiteSettings, model: EvaluatedModel) -> list[ContrastRow]:
-    from course_correction.generation.decoding import SamplingSettings
-
     tokenizer = model.tokenizer()
     starts = [encode_answer(tokenizer, one.response)[: one.prefill_tokens] for one in contrasts]
     is_asked = [len(start) == one.prefill_tokens for one, start in zip(contrasts, starts, strict=True)]

@@ -8,7 +8,7 @@ from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_PER_UNIT
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
-from course_correction.generation.protocol import Prefill
+from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.judges.pattern import judge_refusal
 from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import rate_with_interval
@@ -31,8 +31,6 @@ def read_benign_answers(folder: Path) -> Iterator[BenignAnswerRow]:
 
 def sample_benign_answers(folder: Path, settings: SuiteSettings, model: EvaluatedModel, ranks: Ranks) -> None:
     """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
-    from course_correction.generation.decoding import SamplingSettings
-
     units = chunked(read_benign_rows("eval")[: settings.max_benign], PROMPTS_PER_UNIT)
     sampling = SamplingSettings(settings.benign_max_new_tokens, temperature=0, seed=settings.seed)
 

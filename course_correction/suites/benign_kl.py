@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from course_correction.base.files import write_json
 from course_correction.generation.evaluated_model import EvaluatedModel
+from course_correction.generation.protocol import Model, Tokenizer
 from course_correction.synthesis.sources import read_benign_rows
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def measure_benign_kl(folder: Path, model: EvaluatedModel, max_benign: int) -> B
     return measured
 
 
-def compute_benign_kl(model: Any, reference: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> BenignKL:
+def compute_benign_kl(model: Model, reference: Model, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]]) -> BenignKL:
     """Compute KL divergences on benign answers, with the exact distributions over the vocabulary.
 
     Args:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
@@ -17,12 +17,10 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.settings import identity_of
 from course_correction.generation.chat_format import encode_answer, render_prompt
 from course_correction.generation.evaluated_model import sample_rows
+from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.judges.protocol import Judge
 from course_correction.suites.protocol import EvalItem, SuiteInputs
 from course_correction.synthesis.sources import normalise_request
-
-if TYPE_CHECKING:
-    from course_correction.generation.decoding import SamplingSettings
 
 ROWS_FILE = "dynamics.jsonl"
 # First words of corrections and refusals. The mass of the tokens that spell them is measured, see `safety_tokens`.
@@ -34,7 +32,7 @@ SAFETY_WORDS = (
 _LEAST_LETTERS = 4  # Of a word's first token, where it is not the whole word: shorter ones begin too many other words.
 
 
-def safety_tokens(tokenizer: Any) -> list[int]:
+def safety_tokens(tokenizer: Tokenizer) -> list[int]:
     """Return the ids of the tokens that spell a safety word, or begin one with at least four letters.
 
     Each word is taken in lower case and capitalised, at the start of a text and after a space, as tokenizers spell these
@@ -83,7 +81,6 @@ def identity(inputs: SuiteInputs) -> dict[str, Any]:
 
 def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     """Write dynamics.jsonl: a row for each of the first items."""
-    from course_correction.generation.decoding import SamplingSettings
     from course_correction.generation.shared_prefix import shares_prefixes
 
     settings, evaluated = inputs.settings, inputs.model
@@ -125,13 +122,13 @@ class _EncodedItem:
     lengths: list[int]
 
 
-def _encode_item(item: EvalItem, tokenizer: Any, prefill_tokens: list[int]) -> _EncodedItem:
+def _encode_item(item: EvalItem, tokenizer: Tokenizer, prefill_tokens: list[int]) -> _EncodedItem:
     prompt, answer = render_prompt(tokenizer, item["request"]), encode_answer(tokenizer, item["full_harmful_response"])
     return _EncodedItem(item["request_id"], prompt, answer, [k for k in sorted(prefill_tokens) if k <= len(answer)])
 
 
 def _continue_items(
-    model: Any, tokenizer: Any, items: list[_EncodedItem], settings: "SamplingSettings", shares: bool
+    model: Model, tokenizer: Tokenizer, items: list[_EncodedItem], settings: SamplingSettings, shares: bool
 ) -> list[list[int]]:
     """Return what the model writes after each prefill of each item, in order: token ids."""
     from course_correction.generation.decoding import continue_prefills, continue_trees, grow_tree
@@ -148,7 +145,7 @@ def _continue_items(
 
 
 def _read(
-    model: Any, reference: Any, prompt: list[int], texts: list[tuple[list[int], list[int]]], tokens: list[int]
+    model: Model, reference: Model | None, prompt: list[int], texts: list[tuple[list[int], list[int]]], tokens: list[int]
 ) -> list[PrefillReading]:
     """Return the masses and the KL at each position written after the prefills of one prompt.
 

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from course_correction.base.errors import UsageError
-from course_correction.judges.models import _ScoringJudge
+from course_correction.generation.chat_format import read_template
+from course_correction.judges.models import ScoringJudge
 from course_correction.judges.prompt import yes_probability
 from course_correction.judges.protocol import JudgedPath
 
@@ -16,7 +16,7 @@ _WORD_STARTS = 3  # Tokens, at most, of which the last is the word's first.
 _PLACEHOLDERS = ("{behavior}", "{generation}")
 
 
-def read_template(path: str | None) -> str:
+def read_harmbench_template(path: str | None) -> str:
     """Return the text of the file that asks HarmBench's classifier.
 
     Raises:
@@ -27,18 +27,14 @@ def read_template(path: str | None) -> str:
             "jailbreak_judge: harmbench needs jailbreak_judge_template, a file with the classifier's published prompt and "
             "{behavior} and {generation} in it; this project does not ship its wording."
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UsageError(f"jailbreak_judge_template {path} cannot be read: {reason}.") from None
+    text = read_template(path, "jailbreak_judge_template")
     missing = [name for name in _PLACEHOLDERS if name not in text]
     if missing:
         raise UsageError(f"jailbreak_judge_template {path} lacks {' and '.join(missing)}. Put it where the text goes.")
     return text
 
 
-class FirstWordJudge(_ScoringJudge):
+class FirstWordJudge(ScoringJudge):
     """Reads off a model's first answer word whether an answer is all right: `safe`, not `unsafe`; or `no`, not `yes`.
 
     Its score is the probability of the first against the second. White space before the word is read over, which some Llama
@@ -58,7 +54,7 @@ class FirstWordJudge(_ScoringJudge):
         from course_correction.generation.loading import load_model, load_tokenizer
 
         super().__init__(0.5)
-        self.name, self._template = model, read_template(template) if template else None
+        self.name, self._template = model, read_harmbench_template(template) if template else None
         # A classifier need not have a chat template: its own stands in, and is never rendered as one.
         self.tokenizer = load_tokenizer(model, revision, chat_template=template)
         self.model = load_model(model, revision=revision)

@@ -17,12 +17,12 @@ from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
 from course_correction.base.settings import identity_of
 from course_correction.generation.evaluated_model import sample_rows
-from course_correction.generation.protocol import Prefill
+from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.judges.protocol import Judge
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
 from course_correction.suites.attack_judges import ROWS_FILE, VERDICTS_FILE, AttackRow, judge_rows, read_successes
 from course_correction.suites.attack_prompts import AttackPrompt, index_prompts, read_attack_prompts
-from course_correction.suites.first_word_judge import DEFAULT_MODELS, read_template
+from course_correction.suites.first_word_judge import DEFAULT_MODELS, read_harmbench_template
 from course_correction.suites.protocol import SuiteInputs
 from course_correction.suites.settings import JailbreakSettings, SuiteSettings
 
@@ -66,7 +66,7 @@ def _judging_identity(settings: SuiteSettings) -> dict[str, Any]:
     identity = identity_of(settings, _JUDGING)
     identity["jailbreak_judge_model"] = settings.jailbreak_judge_model or DEFAULT_MODELS.get(judge)
     if judge == "harmbench":
-        identity["jailbreak_judge_template"] = text_digest(read_template(settings.jailbreak_judge_template))
+        identity["jailbreak_judge_template"] = text_digest(read_harmbench_template(settings.jailbreak_judge_template))
     return identity | (identity_of(settings, "judging") if judge == "judge" else {})
 
 
@@ -88,8 +88,6 @@ def _check_baseline(folder: Path, settings: SuiteSettings) -> None:
 
 def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     """Write jailbreak.jsonl: the model's greedy answer to each attack prompt; null prompts are marked and not asked."""
-    from course_correction.generation.decoding import SamplingSettings
-
     settings, model = inputs.settings, inputs.model
     units = chunked(_read_prompts(settings), PROMPTS_PER_UNIT)
     sampling = SamplingSettings(settings.jailbreak_max_new_tokens, temperature=0, seed=settings.seed)

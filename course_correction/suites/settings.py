@@ -8,7 +8,7 @@ from course_correction.base.settings import setting
 from course_correction.generation.evaluated_model import EvaluatedModelSettings
 from course_correction.judges.choice import JudgeSettings
 from course_correction.suites.ciphers import CIPHERS
-from course_correction.suites.first_word_judge import DEFAULT_MODELS, read_template
+from course_correction.suites.first_word_judge import DEFAULT_MODELS, read_harmbench_template
 
 
 @dataclass
@@ -73,7 +73,7 @@ class JailbreakSettings:
         if self.jailbreak_judge_template and self.jailbreak_judge != "harmbench":
             raise UsageError("jailbreak_judge_template is used with jailbreak_judge: harmbench only.")
         if self.jailbreak_judge == "harmbench":
-            read_template(self.jailbreak_judge_template)
+            read_harmbench_template(self.jailbreak_judge_template)
 
 
 @dataclass

@@ -66,8 +66,7 @@ def test_each_prompt_has_a_row_and_a_verdict_and_the_metrics_have_their_shape(ev
 
 
 def test_the_rows_are_the_models_greedy_answers_one_by_one(evaluation_of):
-    from course_correction.generation.decoding import SamplingSettings
-    from course_correction.generation.protocol import Prefill
+    from course_correction.generation.protocol import Prefill, SamplingSettings
 
     evaluation = evaluation_of()
     sample_suite("jailbreak", evaluation, Ranks.alone())
