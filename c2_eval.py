@@ -20,7 +20,7 @@ from course_correction.synthesis.sources import SEED
 logger = logging.getLogger("course_correction")
 
 # Registers the dataset as a benchmark of the Hub; pushed at its root.
-BENCHMARK_FILE = Path(__file__).resolve().parent / "integrations" / "eval.yaml"
+BENCHMARK_FILE = Path(__file__).resolve().parent / "course_correction" / "hub" / "templates" / "eval.yaml"
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from course_correction.base.redaction import public_name
 from course_correction.synthesis.cuts import count_marks
 from course_correction.synthesis.reference_items import PKU500, fetch_pku500
 
-DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
+DATA_FOLDER = Path(__file__).resolve().parents[1] / "data"
 SEED = "seed"
 PKU_SAFERLHF = "PKU-Alignment/PKU-SafeRLHF"
 PKU_SAFERLHF_REVISION = "v0"
