@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 import c2_syn
-from c2_syn import SynthesisSettings, synthesize
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.base.resumable_rows import UnitFile
 from course_correction.synthesis.ranked_groups import check_ranked_group
+from course_correction.synthesis.run import synthesize
+from course_correction.synthesis.settings import SynthesisSettings
 from tests.support.rows import ROOT, as_pku_row, read_data, write_rows
 
 NUM_REQUESTS = 7
