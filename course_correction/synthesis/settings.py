@@ -74,7 +74,6 @@ class SynthesisSettings(SamplerSettings):
     def __post_init__(self) -> None:
         """Refuse values outside their range, before anything is loaded."""
         check_values(self)
-        self.check()
         check_backend(self.teacher == "openai", self.server_url, "teacher")
         if self.teacher == WRITTEN and self.source != SEED:
             raise UsageError(
