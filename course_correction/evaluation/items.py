@@ -3,13 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
 from course_correction.evaluation.settings import EvaluationSettings
-from course_correction.suites.protocol import EvalItem
-from course_correction.synthesis.sources import is_hub_id, last_commit, read_eval_items
+from course_correction.synthesis.sources import EvalItem, is_hub_id, last_commit, read_eval_items
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def read_items(settings: EvaluationSettings) -> EvaluationItems:
     revision = settings.items_revision
     if is_hub_id(settings.items) and revision is None:
         revision = last_commit(settings.items)
-    rows = cast(list[EvalItem], list(read_eval_items(settings.items, revision)))[: settings.max_requests]
+    rows = list(read_eval_items(settings.items, revision))[: settings.max_requests]
     if not rows:
         raise UsageError(f"{settings.items} holds no item.")
     repeated = [name for name, count in Counter(item["request_id"] for item in rows).items() if count > 1]

@@ -31,8 +31,7 @@ from course_correction.statistics.judge_agreement import Confusion, agreement_ma
 from course_correction.suites.benign_answers import measure_over_refusal
 from course_correction.suites.benign_kl import measure_benign_kl
 from course_correction.suites.choice import SUITES
-from course_correction.suites.protocol import EvalItem
-from course_correction.synthesis.sources import normalise_request
+from course_correction.synthesis.sources import EvalItem, normalise_request
 
 METRICS_FILE = "metrics.json"
 # Where results are written does not describe them, so metrics.json leaves these groups of settings out.

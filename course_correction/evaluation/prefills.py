@@ -8,7 +8,7 @@ from typing import Literal
 from course_correction.base.files import text_digest
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.evaluated_model import EvaluatedModel
-from course_correction.suites.protocol import EvalItem
+from course_correction.synthesis.sources import EvalItem
 from course_correction.synthesis.triggers import OPENERS
 
 PrefillMode = Literal["continue", "reference"]

@@ -13,7 +13,7 @@ from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
 from course_correction.generation.protocol import Prefill, SamplingSettings
-from course_correction.suites.protocol import EvalItem
+from course_correction.synthesis.sources import EvalItem
 
 GENERATIONS_FILE = "generations.jsonl"
 PathKey = tuple[str, int, int]  # Request id, prefill tokens, path.

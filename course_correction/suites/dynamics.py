@@ -19,8 +19,8 @@ from course_correction.generation.chat_format import encode_answer, render_promp
 from course_correction.generation.evaluated_model import sample_rows
 from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.judges.protocol import Judge
-from course_correction.suites.protocol import EvalItem, SuiteInputs
-from course_correction.synthesis.sources import normalise_request
+from course_correction.suites.protocol import SuiteInputs
+from course_correction.synthesis.sources import EvalItem, normalise_request
 
 ROWS_FILE = "dynamics.jsonl"
 # First words of corrections and refusals. The mass of the tokens that spell them is measured, see `safety_tokens`.

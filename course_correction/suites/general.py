@@ -1,6 +1,6 @@
 """Suite `general`: the effect of training on general ability, by tasks of lm-evaluation-harness, one unit per task.
 
-The offline tasks `c2_general` lie in integrations/lm_eval_general; any other task of the harness is used by its name.
+The offline tasks `c2_general` lie in the folder lm_eval_general; any other task of the harness is used by its name.
 """
 
 import json

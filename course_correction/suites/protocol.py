@@ -3,21 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 from course_correction.base.ranks import Ranks
 from course_correction.generation.evaluated_model import EvaluatedModel
 from course_correction.judges.protocol import Judge
 from course_correction.suites.settings import SuiteSettings
-
-
-class EvalItem(TypedDict):
-    """A C²-Eval item."""
-
-    request_id: str
-    request: str
-    full_harmful_response: str
-    source: str
+from course_correction.synthesis.sources import EvalItem
 
 
 @dataclass(frozen=True)

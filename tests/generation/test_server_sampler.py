@@ -226,7 +226,8 @@ def test_an_evaluation_through_a_server_has_the_rows_of_one_in_this_process(
 def test_synthesis_through_a_server_resumes_where_it_failed(
     tiny_sampler: ModelSampler, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    from c2_syn import SynthesisSettings, synthesize
+    from course_correction.synthesis.run import synthesize
+    from course_correction.synthesis.settings import SynthesisSettings
 
     def settings(name: str, url: str) -> SynthesisSettings:
         return SynthesisSettings(
@@ -270,10 +271,11 @@ def test_limits_of_zero_are_refused(name: str) -> None:
 def test_paths_and_groups_from_transformers_serve_equal_those_of_the_model_in_this_process(
     transformers_serve: str, tmp_path: Path
 ) -> None:
-    from c2_syn import SynthesisSettings, synthesize
     from course_correction.evaluation.run import evaluate
     from course_correction.evaluation.settings import EvaluationSettings
     from course_correction.generation.offline_models import resolve_model_name
+    from course_correction.synthesis.run import synthesize
+    from course_correction.synthesis.settings import SynthesisSettings
 
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
     for name, options in (("here", {"dtype": "float32"}), ("server", {"backend": "openai", **served})):

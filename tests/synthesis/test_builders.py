@@ -76,10 +76,10 @@ def build_syn(groups_file: Path, config_name: str, cache: Path) -> list[dict]:
 
 @pytest.fixture
 def exported(tmp_path, groups_file) -> Path:
-    from c2_syn import SynthesisSettings, export
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 
     (groups_file.parent / "selection.json").write_text('{"kept": 7, "dropped": {}}')
-    export(groups_file, tmp_path / "export", SynthesisSettings())
+    export_c2_syn(groups_file, tmp_path / "export", C2SynSettings())
     return tmp_path / "export"
 
 
@@ -157,7 +157,7 @@ def test_a_group_that_synthesis_dropped_is_left_out(groups, tmp_path):
     ],
 )
 def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, message, groups, tmp_path):
-    from course_correction.synthesis.builders import read_groups
+    from course_correction.synthesis.export import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [groups[0], {**groups[1], **change}])
     with pytest.raises(UsageError, match=message) as error:
@@ -167,7 +167,7 @@ def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, m
 
 
 def test_a_group_that_lacks_a_column_is_refused(groups, tmp_path):
-    from course_correction.synthesis.builders import read_groups
+    from course_correction.synthesis.export import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [{k: v for k, v in groups[0].items() if k != "triggers"}])
     with pytest.raises(UsageError, match="lacks triggers"):
@@ -175,26 +175,26 @@ def test_a_group_that_lacks_a_column_is_refused(groups, tmp_path):
 
 
 def test_exporting_nothing_is_refused_and_leaves_no_file(tmp_path):
-    from c2_syn import SynthesisSettings, export
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 
     file = write_groups(tmp_path / "groups.jsonl", [{"request_id": "x", "dropped": "empty_continuation"}])
-    with pytest.raises(UsageError, match="nothing to export"):
-        export(file, tmp_path / "export", SynthesisSettings())
+    with pytest.raises(UsageError, match="there is no row"):
+        export_c2_syn(file, tmp_path / "export", C2SynSettings())
     assert [path for path in (tmp_path / "export").rglob("*") if path.is_file()] == []
 
 
 def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(groups, exported, tmp_path):
-    from c2_syn import SynthesisSettings, export
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
     broken = write_groups(tmp_path / "groups.jsonl", [*groups, {**groups[0], "responses": []}])
     with pytest.raises(UsageError):
-        export(broken, exported, SynthesisSettings())
+        export_c2_syn(broken, exported, C2SynSettings())
     assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
 
 
 def test_exporting_again_replaces_the_shards_of_a_larger_export(groups, tmp_path):
-    from course_correction.synthesis.builders import SYN_SCHEMAS, syn_tables, write_shards
+    from course_correction.synthesis.export import SYN_SCHEMAS, syn_tables, write_shards
 
     large = write_groups(tmp_path / "large.jsonl", [make_group(f"g-{number}", ["pencil"]) for number in range(1200)])
     small = write_groups(tmp_path / "small.jsonl", groups[:2])
@@ -207,7 +207,7 @@ def test_exporting_again_replaces_the_shards_of_a_larger_export(groups, tmp_path
 
 
 def test_the_six_texts_of_a_group_are_stored_about_once_in_the_pairs(tmp_path):
-    from course_correction.synthesis.builders import SYN_SCHEMAS, syn_tables, write_shards
+    from course_correction.synthesis.export import SYN_SCHEMAS, syn_tables, write_shards
 
     random_source = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"

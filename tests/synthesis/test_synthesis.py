@@ -3,17 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import c2_syn
-from c2_syn import SynthesisSettings, synthesize
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.base.resumable_rows import UnitFiles
 from course_correction.synthesis.ranked_groups import check_ranked_group
+from course_correction.synthesis.run import synthesize
+from course_correction.synthesis.settings import SynthesisSettings
 from tests.support.rows import ROOT, as_pku_row, read_data, write_rows
 
 NUM_REQUESTS = 7
@@ -123,6 +125,14 @@ def test_a_run_under_other_settings_is_refused_with_the_difference_and_changes_n
     with pytest.raises(UsageError, match="seed: 0 there, 1 now"):
         synthesize(_written(tmp_path, seed=1))
     assert groups_file.read_bytes() == written_bytes
+
+
+def test_all_settings_but_those_of_where_and_how_fast_are_kept_with_the_groups(tmp_path: Path) -> None:
+    synthesize(_written(tmp_path))
+    kept = json.loads((tmp_path / "run.json").read_text())["c2_syn"]["settings"]
+    names = {field.name for field in fields(SynthesisSettings)}
+    assert names - kept.keys() == {"output_dir", "export_dir", "max_parallel_calls", "call_timeout"}
+    assert kept.keys() - names == {"pairs_digest"}
 
 
 def test_a_source_that_changed_under_the_same_name_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:

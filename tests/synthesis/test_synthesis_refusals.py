@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from c2_syn import SynthesisSettings
 from course_correction.base.errors import UsageError
+from course_correction.synthesis.settings import SynthesisSettings
 from tests.support.rows import ROOT
 
 
