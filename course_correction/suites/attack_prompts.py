@@ -152,8 +152,8 @@ def _read(source: _Source) -> bytes:
         path = Path(source.path)
         if not path.is_file():
             raise UsageError(
-                f"There is no file {source.place}. jailbreak_files takes local files, owner/name:path@commit and raw URLs of "
-                "GitHub."
+                f"There is no file {source.place}. jailbreak_files takes local files, owner/name:path@commit and raw "
+                "GitHub URLs."
             )
     else:
         path = cache_folder() / "jailbreaks" / f"{text_digest(source.place)}{source.path.suffix}"
@@ -181,8 +181,8 @@ def _fetch_hub(place: str) -> bytes:
         return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision)).read_bytes()
     except Exception as error:
         raise UsageError(
-            f"{place} cannot be downloaded from the Hub: {type(error).__name__}. Check id, path and commit, the network and, for "
-            "a gated dataset, `hf auth login`."
+            f"{place} cannot be downloaded from the Hub: {type(error).__name__}. Check id, path and commit, the network "
+            "and, for a gated dataset, `hf auth login`."
         ) from None
 
 
