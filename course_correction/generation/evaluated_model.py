@@ -142,7 +142,7 @@ def sample_rows(
     label: str,
     is_complete: Callable[[Rows], bool] = has_one_row,
 ) -> None:
-    """Write the rows of a stage that runs the model, unit by unit; each process takes its share, and finished units stay.
+    """Write the rows of a stage that runs the model, unit by unit; each process does its share, and finished units stay.
 
     Args:
         path: The JSONL file; each row has a `request_id`.

@@ -64,7 +64,7 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
     name = public_name(str(path)).rsplit(".", 1)[0]
     for number, row in enumerate(rows, 1):
         prompt, label = row.get("prompt"), row.get("label")
-        # The first version of XSTest has no label: its types of unsafe prompts begin with contrast_.
+        # The first version of XSTest has no label: its types of unsafe prompts start with contrast_.
         if label is None and isinstance(row.get("type"), str):
             label = "unsafe" if row["type"].startswith("contrast_") else "safe"
         if not isinstance(prompt, str) or not prompt.strip() or label not in _LABELS:

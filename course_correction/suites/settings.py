@@ -59,7 +59,7 @@ class JailbreakSettings:
         """Refuse settings that do not fit together.
 
         Raises:
-            UsageError: Naming the setting, the value and what it takes.
+            UsageError: Naming the setting, the value and the remedy.
         """
         for name in self.jailbreak_ciphers:
             if name not in CIPHERS:

@@ -58,11 +58,13 @@ def test_a_gated_dataset_that_one_was_not_let_into_is_named_in_one_line(hub, mac
     push_seed(machine, "--gated", "manual", "--hub_private_repo", "false")
     code = """
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
+from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.training.data import TrainingData, load_rows
 answer = []
 for read in (
     lambda: load_rows(TrainingData(dataset_name="me/c2-syn"), "grouped"),
-    lambda: __import__("eval").evaluate(__import__("eval").EvaluationSettings(items="me/c2-syn")),
+    lambda: evaluate(EvaluationSettings(items="me/c2-syn")),
 ):
     try:
         read()

@@ -37,18 +37,18 @@ def test_a_file_torn_at_any_byte_is_completed_to_the_same_bytes(name, evaluation
         assert path.read_bytes() == whole
 
 
-def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, monkeypatch):
+def test_a_run_stopped_between_units_resumes_to_the_same_bytes(evaluation_of, monkeypatch):
     for module in (jailbreak_suite, jailbreak_judges):
         monkeypatch.setattr(module, "PROMPTS_PER_UNIT", 3)
     whole, stopped = evaluation_of("whole"), evaluation_of("stopped")
     evaluate(whole)
-    go_on, calls = stopped.model.sampler().sample, []
+    sample, calls = stopped.model.sampler().sample, []
 
-    def interrupted(begun, settings):
-        calls.append(len(begun))
+    def interrupted(prefills, settings):
+        calls.append(len(prefills))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return go_on(begun, settings)
+        return sample(prefills, settings)
 
     stopped.model.sampler().sample = interrupted
     with pytest.raises(KeyboardInterrupt):
@@ -89,7 +89,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(chang
     assert after == before
 
 
-def test_verdicts_on_other_answers_are_not_taken_for_these(evaluation_of):
+def test_verdicts_on_other_answers_are_refused(evaluation_of):
     evaluation = evaluation_of()
     evaluate(evaluation)
     write_rows(evaluation.folder / "jailbreak.jsonl", [row | {"answer": HELP} for row in rows_of(evaluation)])
@@ -114,12 +114,12 @@ def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prom
     after = evaluation_of("after", baseline_dir=str(tmp_path / "before"))
     sample_suite("jailbreak", after, Ranks.alone())
     rewrite(after, [REFUSAL] * 8)
-    for found in measure(after, None)["difference"].values():
-        assert (found["value"], found["ci95"], found["p_value"]) == (0.0, [0.0, 0.0], 1.0)
+    for measured in measure(after, None)["difference"].values():
+        assert (measured["value"], measured["ci95"], measured["p_value"]) == (0.0, [0.0, 0.0], 1.0)
     rewrite(after, [HELP, HELP, HELP, REFUSAL, HELP, "", *[REFUSAL] * 2])
-    found = measure(after, None)["difference"]
-    assert [found[name]["value"] for name in found] == [1.0, 0.5, 1.0, 0.0]
-    assert found["AutoDAN"]["count"] == 1
+    measured = measure(after, None)["difference"]
+    assert [measured[name]["value"] for name in measured] == [1.0, 0.5, 1.0, 0.0]
+    assert measured["AutoDAN"]["count"] == 1
     # More prompts pair on those that both have.
     more = evaluation_of("more", baseline_dir=str(tmp_path / "before"), max_attack_prompts=3)
     sample_suite("jailbreak", more, Ranks.alone())
@@ -133,7 +133,7 @@ def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prom
 
 
 @pytest.mark.parametrize("change", [{"jailbreak_max_new_tokens": 6}, {"jailbreak_judge": "judge"}])
-def test_a_baseline_that_was_measured_otherwise_is_refused_before_the_run(change, evaluation_of, tmp_path):
+def test_a_baseline_under_other_settings_is_refused_before_the_run(change, evaluation_of, tmp_path):
     evaluate(evaluation_of("before"))
     with pytest.raises(UsageError, match=rf"was measured with {next(iter(change))} .* no difference can be computed"):
         identity(evaluation_of("after", baseline_dir=str(tmp_path / "before"), **change))

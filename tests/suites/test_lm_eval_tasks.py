@@ -125,7 +125,7 @@ def test_a_task_that_executes_what_the_model_writes_is_refused(suite: Suite, own
         suite(general_tasks=["own"])
 
 
-def test_data_that_cannot_be_had_are_missed_before_any_work(suite: Suite, own_task: Callable[[str], None]) -> None:
+def test_missing_data_are_refused_before_any_work(suite: Suite, own_task: Callable[[str], None]) -> None:
     own_task(
         "output_type: generate_until\ndoc_to_target: a\ndataset_path: /nowhere\n".replace("dataset_path", "dataset_name")
     )
