@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from enum import Enum
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from course_correction.base.errors import UsageError
 from course_correction.base.redaction import public_value
@@ -16,6 +16,12 @@ from course_correction.base.redaction import public_value
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 # The groups of `--help`, in their order.
 GROUPS = ("model", "data", "sampling", "judging", "suites", "training", "output", "Hub")
+
+
+class Settings(Protocol):
+    """An instance of a settings dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 class _Metadata(dict[str, Any]):
@@ -65,7 +71,7 @@ def setting(
     )
 
 
-def identity_of(settings: Any, stage: str) -> dict[str, Any]:
+def identity_of(settings: Settings, stage: str) -> dict[str, Any]:
     """Return the settings, by name, that decide the rows of a stage, which `setting` marks with `identity`."""
     return {one.name: getattr(settings, one.name) for one in fields(settings) if stage in one.metadata.get("identity", ())}
 
@@ -150,7 +156,7 @@ def parse_settings(
 
 
 def given_settings(
-    settings_classes: Sequence[type], parts: Sequence[Any], arguments: Sequence[str] | None = None
+    settings_classes: Sequence[type], parts: Sequence[Settings], arguments: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return the settings that the recipe and the command line name, with public values: a recipe for the same run.
 
@@ -189,7 +195,7 @@ def given_names(arguments: Sequence[str] | None = None) -> list[str]:
     return named
 
 
-def check_values(settings: Any) -> None:
+def check_values(settings: Settings) -> None:
     """Refuse values outside the type, the choices or the range of their field. argparse does not check a recipe.
 
     Raises:
@@ -213,7 +219,7 @@ def check_values(settings: Any) -> None:
         raise UsageError(f"{name} is {value!r}, but takes {wanted}.")
 
 
-def _check_bounds(name: str, value: Any, at_least: float | None, at_most: float | None, above: float | None) -> None:
+def _check_bounds(name: str, value: object, at_least: float | None, at_most: float | None, above: float | None) -> None:
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
@@ -224,7 +230,7 @@ def _check_bounds(name: str, value: Any, at_least: float | None, at_most: float 
             raise UsageError(f"{name} is {value}, but must be {wanted}.")
 
 
-def _fits(value: Any, option: Any) -> bool:
+def _fits(value: object, option: Any) -> bool:
     if get_origin(option) is Literal:
         return value in get_args(option)
     if get_origin(option) is list:
@@ -236,7 +242,7 @@ def _fits(value: Any, option: Any) -> bool:
     return isinstance(value, option)
 
 
-def _group_help(parser: Any, settings_classes: Sequence[type]) -> None:
+def _group_help(parser: argparse.ArgumentParser, settings_classes: Sequence[type]) -> None:
     """Show a parser's options in the groups of their settings, the common ones first."""
     metadata = {one.name: one.metadata for settings_class in settings_classes for one in fields(settings_class)}
     actions = [action for action in parser._actions if "group" in metadata.get(action.dest, {})]
