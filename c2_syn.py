@@ -163,9 +163,7 @@ def synthesize(settings: SynthesisSettings) -> Path | None:
         if ranks.is_main:
             claims.enter_context(open_run(folder, "c2_syn", identity, "groups.jsonl"))
         ids = [[pair.request_id for pair in unit] for unit in units]
-        torn = run_units(folder / "groups.jsonl", ids, lambda rows: len(rows) == 1, begin, ranks, "C²-Syn")
-        if torn:
-            logger.info(f"A torn unit was moved to {folder}/groups.jsonl.quarantined and is done again.")
+        run_units(folder / "groups.jsonl", ids, lambda rows: len(rows) == 1, begin, ranks, "C²-Syn")
         if ranks.is_main:
             write_json(folder / "selection.json", {"kept": len(pairs), "dropped": dict(sorted(counts.items()))})
     ranks.leave()

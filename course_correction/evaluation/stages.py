@@ -115,9 +115,7 @@ class Evaluation:
             ranks: The processes.
             label: For the progress bar.
         """
-        torn = run_units(self.folder / name, units, is_complete, lambda: (work, self.sampler()), ranks, label)
-        if torn:
-            logger.info(f"A torn unit was moved to {self.folder / name}.quarantined and is done again.")
+        run_units(self.folder / name, units, is_complete, lambda: (work, self.sampler()), ranks, label)
 
     def sample_items(self, items: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Sample all paths of some items. Rows by item, then k, then path."""
