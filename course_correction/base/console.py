@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RESUME = "Finished work is kept. Run the same command again to resume."
+_INTERRUPTED = 130
 _SECONDS_BETWEEN_LOG_LINES = 30
 
 
@@ -26,7 +27,7 @@ def run_script(main: Callable[[], None]) -> None:
     except UsageError as error:
         _exit_with(str(error), 2)
     except KeyboardInterrupt:
-        _exit_with(f"Stopped. {_RESUME}", 130)
+        _exit_with(f"Stopped. {_RESUME}", _INTERRUPTED)
     except OSError as error:
         if error.errno is None:
             raise
@@ -39,7 +40,9 @@ def _exit_with(message: str, status: int) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
     # Threads of the libraries must not hold the process, or print a traceback after the error.
     sys.stdout.flush()
-    os._exit(status) if status == 130 else sys.exit(status)
+    if status == _INTERRUPTED:
+        os._exit(status)
+    sys.exit(status)
 
 
 def configure_logging() -> None:

@@ -1,4 +1,4 @@
-"""Files: atomic writes, JSON and JSONL, digests. Knows nothing of what a row means."""
+"""Files: atomic writes, JSON and JSONL, digests. Knows nothing of the meaning of a row."""
 
 import contextlib
 import hashlib
@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from course_correction.base.errors import UsageError
+
+Item = TypeVar("Item")
 
 
 def cache_folder() -> Path:
@@ -51,7 +53,7 @@ def write_atomically(path: Path, content: str | bytes | Iterable[bytes]) -> None
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -75,6 +77,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def chunked(items: Sequence[Any], size: int) -> list[list[Any]]:
-    """Split into lists of `size`, the last one perhaps shorter."""
+def chunked(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """Split into lists of `size`. The last one may be shorter."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -6,6 +6,7 @@ depend on which process wrote which unit, or when.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 from course_correction.base.console import progress_bar, show_speed
 from course_correction.base.files import to_json_line, write_atomically
 from course_correction.base.ranks import Ranks
+
+logger = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 # Of single answers, which share nothing: fewer rows leave a CPU waiting for the weights.
@@ -153,7 +156,7 @@ def run_units(
     prepare: Callable[[], tuple[MakeRows, SamplingCounts | None]],
     ranks: Ranks,
     label: str,
-) -> int:
+) -> None:
     """Make the rows of the units that are not finished, each process its share, and join all of them in order.
 
     Args:
@@ -164,12 +167,10 @@ def run_units(
             Called only if this process has a unit to do.
         ranks: The processes.
         label: For the progress bar.
-
-    Returns:
-        The number of bytes that were not part of a whole unit, now in `<name>.quarantined`.
     """
     files = UnitFiles(path, units, is_complete)
-    quarantined_bytes = files.recover() if ranks.is_main else 0
+    if ranks.is_main and (moved := files.recover()):
+        logger.info(f"{path} was not whole: {moved} bytes moved to {files.quarantine}. Their units are made again.")
     ranks.wait()
     done = files.done()
     todo = [unit for unit in range(len(units)) if unit not in done][ranks.rank :: ranks.size]
@@ -189,7 +190,6 @@ def run_units(
     ranks.wait()
     if ranks.is_main:
         files.join()
-    return quarantined_bytes
 
 
 def _in_flight(make_rows: MakeRows, todo: Sequence[int], at_once: int) -> Iterator[tuple[int, Rows]]:

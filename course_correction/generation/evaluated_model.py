@@ -3,7 +3,6 @@
 Knows nothing of items, judges or metrics.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from course_correction.generation.chat_format import read_chat_template
 from course_correction.generation.choice import SamplerSettings, load_sampler
 from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, weights_identity
 from course_correction.generation.protocol import Model, Tokenizer
-
-logger = logging.getLogger(__name__)
 
 # The settings that may name a local folder with weights.
 _WEIGHTS = ("model_name_or_path", "adapter_name_or_path", "reference_model")
@@ -154,6 +151,4 @@ def sample_rows(
         is_complete: Whether the rows of one request are all there.
     """
     work = cast(Callable[[int], Rows], sample_unit)
-    torn = run_units(path, units, is_complete, lambda: (work, model.sampler()), ranks, label)
-    if torn:
-        logger.info(f"An incomplete unit was moved to {path}.quarantined. It is computed again.")
+    run_units(path, units, is_complete, lambda: (work, model.sampler()), ranks, label)

@@ -1,7 +1,6 @@
-"""Laws of work in units: nothing torn, nothing lost, nothing doubled, the same bytes, and readable progress."""
+"""Laws of work in units: nothing torn, nothing lost, nothing doubled, the same bytes."""
 
 import errno
-import logging
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_correction.base.console import progress_bar, show_speed
 from course_correction.base.files import to_json_line
 from course_correction.base.resumable_rows import UnitFiles, rows_exist
 from tests.support.resumable_rows import (
@@ -287,37 +285,3 @@ def test_a_full_disk_leaves_the_old_files_whole(tmp_path: Path, way: str) -> Non
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "File too large\n", "")
     assert {name: name.read_text() for name in tmp_path.rglob("*") if name.is_file()} == before
-
-
-# Progress
-
-
-def test_progress_in_a_log_is_a_line_every_thirty_seconds_and_one_at_the_end(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO)
-    clock = [0.0]
-    with monkeypatch.context() as patch:
-        patch.setattr("tqdm.std.time", lambda: clock[0])
-        bar = progress_bar("sampling", total=12, done=2)
-        for number, seconds in enumerate((1, 40, 50, 80, 100), 1):
-            clock[0] = seconds
-            show_speed(bar, paths=20 * number, tokens=400 * number)
-            bar.update(2)
-        bar.close()
-    assert caplog.messages == [
-        "sampling: 2 of 12 requests, ? left",
-        "sampling: 6 of 12 requests, 1.0 paths/s, 20 tokens/s, 01:00 left",
-        "sampling: 10 of 12 requests, 1.0 paths/s, 20 tokens/s, 00:20 left",
-        "sampling: 12 of 12 requests, 1.0 paths/s, 20 tokens/s, 00:00 left",
-    ]
-
-
-def test_a_process_that_is_not_the_main_one_shows_no_progress(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.INFO)
-    with progress_bar("sampling", total=1, quiet=True) as bar:
-        show_speed(bar, 1, 1)
-        bar.update(1)
-    assert caplog.text == "" and capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 """Laws of units shared by processes: whichever wrote them, and whichever was killed, the bytes are the same."""
 
 import json
+import logging
 import random
 import signal
 import subprocess
@@ -102,7 +103,16 @@ def test_no_model_is_loaded_where_nothing_is_left(tmp_path: Path) -> None:
     def prepare() -> Any:
         raise AssertionError("the model was loaded for nothing")
 
-    assert run_units(path, UNITS, is_complete, prepare, Ranks.alone(), "testing") == 0
+    run_units(path, UNITS, is_complete, prepare, Ranks.alone(), "testing")
+    assert path.read_bytes() == whole_file()
+
+
+def test_rows_moved_to_quarantine_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(whole_file()[: UNIT_ENDS[1] + 3])
+    _run_units(path, Ranks.alone())
+    assert f"{path} was not whole: 3 bytes moved to {path}.quarantined." in caplog.text
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 9])

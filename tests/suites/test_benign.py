@@ -80,7 +80,7 @@ def test_false_corrections_are_judged_after_a_prefill_and_answers_shorter_than_i
     assert rows["short-k5"]["answer"] is None and rows["long-k5"]["answer"] == path.continuation
 
 
-def test_twins_are_told_apart_by_what_is_turned_back_from(settings_for, monkeypatch):
+def test_the_twin_difference_is_the_correction_of_harmful_minus_that_of_harmless_twins(settings_for, monkeypatch):
     pairs = read_twin_pairs()[:4]
     harmful = {pair["request"] for pair in pairs}
     script = ScriptedJudge(lambda path: path.request in harmful or path.request == pairs[0]["prompt"])
