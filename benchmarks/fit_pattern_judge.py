@@ -83,8 +83,8 @@ def refusal_examples(seed: int) -> list[Example]:
         texts = (row["safe_response"], join_texts(random_source.choice(TRIGGERS), row["correction"]))
         examples += [(" ".join(text.split()[:ANSWER_WORDS]), True, CUT_OUT_ANSWER) for text in texts]
     for row in read_data("benign_train"):
-        texts = [" ".join(row["response"].split()[:ANSWER_WORDS]), *windows(random_source, row["response"], 24, 1)]
-        examples += [(text, False, CUT_OUT_ANSWER) for text in texts]
+        answers = [" ".join(row["response"].split()[:ANSWER_WORDS]), *windows(random_source, row["response"], 24, 1)]
+        examples += [(text, False, CUT_OUT_ANSWER) for text in answers]
     return examples
 
 

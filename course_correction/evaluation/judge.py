@@ -83,11 +83,8 @@ def judge_paths(
             check_calls(judge, [path for name in names for path in to_judged(paths[name])], settings.max_judge_calls)
         return judge_unit, None
 
-    # Where every item is too short there is nothing to judge, and that is a result too.
-    file = folder / VERDICTS_FILE
-    file.touch()
     run_units(
-        file,
+        folder / VERDICTS_FILE,
         [[name] for name in names],
         lambda rows: bool(rows) and len(rows) == len(paths[rows[0]["request_id"]]),
         prepare,

@@ -13,7 +13,7 @@ from course_correction.base.resumable_rows import Rows, run_units
 from course_correction.base.settings import identity_of, setting
 from course_correction.generation.chat_format import read_chat_template
 from course_correction.generation.choice import SamplerSettings, load_sampler
-from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, weights_identity
+from course_correction.generation.loading import load_reference_model, load_tokenizer, pick_dtype, weights_identity
 from course_correction.generation.protocol import Model, Tokenizer
 
 # The settings that may name a local folder with weights.
@@ -120,9 +120,14 @@ class EvaluatedModel:
         settings, name = self._settings, self.reference_name
         if name is None:
             return None
-        # The revision is that of the evaluated model; another repository has its own.
-        revision = settings.model_revision if name == settings.model_name_or_path else None
-        return load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
+        return load_reference_model(
+            name,
+            settings.model_name_or_path,
+            revision=settings.model_revision,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+            load_in_4bit=settings.load_in_4bit,
+        )
 
 
 def has_one_row(rows: Rows) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import read_template
 from course_correction.judges.models import ScoringJudge
-from course_correction.judges.prompt import yes_probability
+from course_correction.judges.prompt import first_token_ids, yes_probability
 from course_correction.judges.protocol import JudgedPath
 
 DEFAULT_MODELS = {"llama_guard": "meta-llama/Llama-Guard-3-8B", "harmbench": "cais/HarmBench-Llama-2-13b-cls"}
@@ -58,11 +58,8 @@ class FirstWordJudge(ScoringJudge):
         # A classifier may lack a chat template: the file takes its place, and is never rendered as one.
         self.tokenizer = load_tokenizer(model, revision, chat_template=template)
         self.model = load_model(model, revision=revision)
-        words = []
-        for word in ("no", "yes") if template else ("safe", "unsafe"):
-            texts = (word, word.title(), word.upper(), f" {word}")
-            words.append({self.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in texts})
-        self._good, self._bad = sorted(words[0] - words[1]), sorted(words[1] - words[0])
+        words = ("no", "yes") if template else ("safe", "unsafe")
+        self._good, self._bad = first_token_ids(self.tokenizer, *words)
 
     def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         prompts = [self._render(path) for path in paths]
@@ -82,13 +79,9 @@ class FirstWordJudge(ScoringJudge):
         return scores
 
     def _next_token(self, prompts: list[list[int]]) -> Any:
-        import torch
+        from course_correction.generation.decoding import next_token_probabilities
 
-        inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(self.model.device)
-        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        with torch.inference_mode():
-            logits = self.model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
-        return logits.float().softmax(-1).cpu()
+        return next_token_probabilities(self.model, self.tokenizer, prompts).cpu()
 
     def _render(self, path: JudgedPath) -> list[int]:
         # Chat formats use these characters to mark turns.

@@ -40,7 +40,7 @@ def test_chat_templates_in_use_support_prefills(name: str, tokenizers: dict[str,
 def test_a_template_without_support_for_prefills_is_refused_with_the_remedy(template: str, tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = template
-    with pytest.raises(UsageError, match=r"takes no prefill.*--chat_template|cannot be rendered") as caught:
+    with pytest.raises(UsageError, match=r"does not support prefills.*--chat_template|cannot be rendered") as caught:
         check_prefill(tokenizer)
     assert "\n" not in str(caught.value)
 

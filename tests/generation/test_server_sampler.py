@@ -10,7 +10,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.base.settings import check_values
+from course_correction.base.settings import check_values, identity_of
 from course_correction.generation.choice import SamplerSettings, check_backend
 from course_correction.generation.openai_client import Server, ServerError
 from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
@@ -262,6 +262,11 @@ def test_a_server_without_url_and_a_url_without_server_are_refused(by_server: bo
 def test_limits_of_zero_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is 0"):
         check_values(SamplerSettings(**{name: 0}))
+
+
+def test_the_settings_that_decide_paths_are_all_but_the_limits_of_calls() -> None:
+    names = {"batch_size", "share_prefix", "server_url", "server_model", "chat_template"}
+    assert set(identity_of(SamplerSettings(), "model")) == names
 
 
 # A real server

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from course_correction.base.errors import UsageError
-from course_correction.base.settings import check_values
+from course_correction.base.settings import check_values, identity_of
 from course_correction.generation.protocol import Tokenizer
 from course_correction.judges import prompt as judge_prompt
 from course_correction.judges.choice import JudgeSettings, make_judge
@@ -202,3 +202,8 @@ def test_limits_outside_their_range_are_refused(change):
     ((name, value),) = change.items()
     with pytest.raises(UsageError, match=f"{name} is {value}"):
         check_values(JudgeSettings(**change))
+
+
+def test_the_settings_that_decide_verdicts_are_those_of_the_judge():
+    names = {"judge", "judge_model", "judge_revision", "judge_threshold", "judge_by_probability", "judge_label"}
+    assert set(identity_of(JudgeSettings(), "judging")) == names | {"judge_base_url"}
