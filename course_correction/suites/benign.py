@@ -27,7 +27,7 @@ from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.protocol import JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
-from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_twin_pairs
+from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_contrast_pairs
 
 ROWS_FILE = "benign.jsonl"
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"
@@ -133,7 +133,7 @@ def _contrasts(evaluation: Any) -> list[Contrast]:
     unsafe = [Contrast(item["request_id"], UNSAFE, item["request"]) for item in evaluation.items]
     twins = [
         Contrast(f"{pair['pair_id']}-{side}-k{k}", group.format(k), pair[prompt], pair[response], k)
-        for pair in read_twin_pairs()[: settings.max_benign]
+        for pair in read_contrast_pairs()[: settings.max_benign]
         for side, group, prompt, response in _SIDES
         for k in settings.benign_prefill_tokens
     ]

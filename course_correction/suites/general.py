@@ -1,6 +1,6 @@
 """The suite `general`: what training costs elsewhere, by tasks of lm-evaluation-harness, each a unit of its own.
 
-The offline tasks `c2_general` lie in the folder lm_eval_general; any other task of the harness is taken by its name.
+The offline tasks `c2_general` lie in integrations/lm_eval_general; any other task of the harness is taken by its name.
 """
 
 import json

@@ -7,7 +7,7 @@ from course_correction.base.files import read_jsonl
 from course_correction.judges import choice as judging
 from course_correction.judges.protocol import ScriptedJudge
 from course_correction.suites.benign import ALARMING, BEGUN, HARMFUL_TWIN, HARMLESS_TWIN, PLAIN, UNSAFE, read_contrasts
-from course_correction.synthesis.sources import read_twin_pairs
+from course_correction.synthesis.sources import read_contrast_pairs
 from eval import evaluate
 from tests.support.judge import chat_server, make_openai_judge
 from tests.support.rows import read_data, write_rows
@@ -58,7 +58,7 @@ def test_turning_back_in_a_harmless_answer_is_judged_after_its_first_tokens_and_
         {"request_id": "short", "alarming": False, "prompt": "How do I fry an egg?", "response": "Fry."},
     ])  # fmt: skip
     settings = settings_for(suite=["benign"], benign_prefill_tokens=[5])
-    monkeypatch.setattr("course_correction.suites.benign.read_twin_pairs", list)
+    monkeypatch.setattr("course_correction.suites.benign.read_contrast_pairs", list)
     seen = []
     monkeypatch.setattr(judging, "make_judge", lambda *settings: ScriptedJudge(lambda path: seen.append(path) or True))
     metrics = evaluate(settings)
@@ -73,7 +73,7 @@ def test_turning_back_in_a_harmless_answer_is_judged_after_its_first_tokens_and_
 
 
 def test_twins_are_told_apart_by_what_is_turned_back_from(settings_for, monkeypatch):
-    pairs = read_twin_pairs()[:4]
+    pairs = read_contrast_pairs()[:4]
     harmful = {pair["request"] for pair in pairs}
     script = ScriptedJudge(lambda path: path.request in harmful or path.request == pairs[0]["prompt"])
     monkeypatch.setattr(judging, "make_judge", lambda *settings: script)
