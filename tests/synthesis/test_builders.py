@@ -250,8 +250,8 @@ def test_the_eval_builder_refuses_a_file_with_another_checksum(tmp_path):
 
 
 def test_what_fails_in_the_benchmarks_own_process_is_one_line_here() -> None:
-    from benchmarks.bench_export import apart
+    from benchmarks.bench_export import run_apart
     from course_correction.synthesis.reference_items import fetch_pku500
 
     with pytest.raises(UsageError, match="There is no file nowhere"):
-        apart(fetch_pku500, "nowhere")
+        run_apart(fetch_pku500, "nowhere")
