@@ -59,18 +59,16 @@ def make_trainer(kind: str, settings: BenchSettings, folder: Path) -> tuple[Any,
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
+    from c2_syn import SynthesisSettings, _written_teacher, select_pairs
     from course_correction.generation.loading import keep_freed_memory, load_tokenizer
     from course_correction.generation.offline_models import resolve_model_name
     from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
-    from course_correction.synthesis.run import select_pairs
-    from course_correction.synthesis.settings import SynthesisSettings
-    from course_correction.synthesis.teachers import written_teacher
     from course_correction.training.trainer import GroupedDPOTrainer
     from train_dpo import ObjectiveSettings
 
     keep_freed_memory()
     synthesis = SynthesisSettings(max_requests=settings.rounds + 1)
-    ranked = ranked_table(written_teacher(synthesis).write_groups(select_pairs(synthesis).pairs))
+    ranked = ranked_table(_written_teacher(synthesis)(select_pairs(synthesis)[0]))
     rows = Dataset(ranked if kind == "grouped" else pairs_table(ranked).select(["prompt", "chosen", "rejected"]))
     cuda = torch.cuda.is_available()
     training = DPOConfig(

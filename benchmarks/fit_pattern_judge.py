@@ -1,6 +1,6 @@
-"""Fit the pattern judge's weights to the learning texts, and write pattern_judge.json. A minute on 2 CPU cores.
+"""Fit the pattern judge's weights to the learning texts, and write data/pattern_judge.json. A minute on 2 CPU cores.
 
-The labelled set that judges are measured on (judge_calibration.jsonl) is never read here.
+The labelled set that judges are measured on (data/judge_calibration.jsonl) is never read here.
 
 python -m benchmarks.fit_pattern_judge
 """
@@ -41,7 +41,7 @@ class FitSettings:
 
 
 def read_data(name: str) -> list[dict[str, Any]]:
-    """Return the rows of a file in course_correction/data/."""
+    """Return the rows of a file in data/."""
     return list(read_jsonl(DATA_FOLDER / f"{name}.jsonl"))
 
 

@@ -27,8 +27,8 @@ from course_correction.synthesis.sources import (
     SEED,
     normalise_request,
     read_benign_rows,
+    read_contrast_pairs,
     read_eval_items,
-    read_twin_pairs,
 )
 
 logger = logging.getLogger("course_correction")
@@ -67,7 +67,7 @@ def read_texts(settings: ProbeSettings) -> dict[str, Texts]:
     def items(source: str) -> Texts:
         return [(row["request"], row["full_harmful_response"]) for row in read_eval_items(source)]
 
-    pairs = read_twin_pairs()
+    pairs = read_contrast_pairs()
     texts = {
         "harmful": items(str(DATA_FOLDER / "requests_train.jsonl")),
         "harmless": [(row["prompt"], row["response"]) for row in read_benign_rows("train")],

@@ -1,4 +1,4 @@
-"""The `datasets` builders, and exports of ranked groups: the same rows by either way, and whole groups or nothing."""
+"""Laws of the `datasets` builders and of exports: both give the same rows, and refuse incomplete groups."""
 
 import json
 import random
@@ -121,6 +121,17 @@ def test_an_edited_groups_file_is_not_served_from_a_stale_cache(groups_file, gro
     assert build_syn(groups_file, "ranked", cache) == edited
 
 
+@pytest.mark.parametrize("module", ["export", "ranked_groups", "sources"])
+def test_an_edited_module_that_makes_the_rows_is_not_served_from_a_stale_cache(module, tmp_path, monkeypatch):
+    from course_correction.synthesis import builders
+
+    before = builders._digest()
+    edited = tmp_path / "edited.py"
+    edited.write_text(f"# Another {module}.\n")
+    monkeypatch.setattr(getattr(builders, module), "__file__", str(edited))
+    assert builders._digest() != before
+
+
 def test_two_groups_files_with_the_same_name_do_not_share_a_cache(groups, tmp_path):
     first = write_groups(tmp_path / "a" / "groups.jsonl", groups[:2])
     second = write_groups(tmp_path / "b" / "groups.jsonl", groups[2:4])
@@ -129,7 +140,7 @@ def test_two_groups_files_with_the_same_name_do_not_share_a_cache(groups, tmp_pa
     assert build_syn(second, "ranked", cache) == groups[2:4]
 
 
-def test_a_missing_groups_file_is_an_error_the_user_can_mend(tmp_path):
+def test_a_missing_groups_file_is_an_error_with_a_remedy(tmp_path):
     from c2_syn import C2Syn
 
     builder = C2Syn(groups_file=tmp_path / "none" / "groups.jsonl", cache_dir=str(tmp_path / "cache"))
@@ -156,7 +167,7 @@ def test_a_group_that_synthesis_dropped_is_left_out(groups, tmp_path):
         ({"correction_starts": [0, 0, 1, 2, 3, -1]}, "does not fit the safe response"),
     ],
 )
-def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, message, groups, tmp_path):
+def test_an_incomplete_group_is_refused_by_line_without_its_text(change, message, groups, tmp_path):
     from course_correction.synthesis.export import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [groups[0], {**groups[1], **change}])
@@ -247,11 +258,3 @@ def test_the_eval_builder_refuses_a_file_with_another_checksum(tmp_path):
     builder = C2Eval(config_name="pku500", pku500_file=str(file), cache_dir=str(tmp_path / "cache"))
     with pytest.raises(UsageError, match="sha256"):
         builder.download_and_prepare()
-
-
-def test_what_fails_in_the_benchmarks_own_process_is_one_line_here() -> None:
-    from benchmarks.bench_export import apart
-    from course_correction.synthesis.reference_items import fetch_pku500
-
-    with pytest.raises(UsageError, match="There is no file nowhere"):
-        apart(fetch_pku500, "nowhere")

@@ -1,4 +1,4 @@
-"""The two exports that are committed: they equal fresh ones, load by name, and no cache takes another for them."""
+"""Laws of the two committed exports: they equal fresh ones, load by name, and no cache serves another export for them."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_another_export_of_the_same_folder_name_is_not_served_from_the_cache(tmp
     assert counts == [(3, 45), (5, 75)]
 
 
-def test_training_reads_the_folder_it_is_given_though_another_of_that_name_was_read_before(tmp_path):
+def test_training_reads_the_given_folder_after_another_of_the_same_name(tmp_path):
     from course_correction.training.data import TrainingData, load_rows
 
     counts = []

@@ -195,7 +195,7 @@ def test_at_least_half_of_the_corrected_rows_use_no_wording_of_the_triggers() ->
     assert len(free) / len(corrected) >= 0.5
 
 
-def test_what_the_pattern_judge_learns_from_is_apart_from_what_judges_are_measured_on() -> None:
+def test_the_texts_that_fit_the_pattern_judge_share_nothing_with_those_that_measure_judges() -> None:
     learnt, labelled = read_data("judge_train"), read_data("judge_calibration")
     measured = {row["request"] for row in labelled if row["split"] != "development"}
     assert not {row["request"] for row in learnt} & measured
