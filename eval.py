@@ -14,8 +14,7 @@ def main() -> None:
     """Evaluate the model, or calibrate the judge, and print the table."""
     (settings,) = parse_settings([EvaluationSettings], description=__doc__)
     from course_correction.evaluation.run import calibrate_judge, evaluate
-    from course_correction.report.suite_tables import suites_table
-    from course_correction.report.tables import metrics_table
+    from course_correction.report.tables import metrics_table, suites_table
 
     if settings.calibrate:
         table, path = calibrate_judge(settings)

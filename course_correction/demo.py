@@ -20,8 +20,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.settings import parse_settings
 from course_correction.report.markdown import write_report
-from course_correction.report.suite_tables import suites_table
-from course_correction.report.tables import metrics_table
+from course_correction.report.tables import metrics_table, suites_table
 from course_correction.suites.choice import SUITES
 
 FOLDER = Path("runs/demo")

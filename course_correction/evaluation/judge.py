@@ -1,44 +1,20 @@
 """Judge the sampled paths: verdicts.jsonl. Knows nothing of the model that wrote them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import cast
 
-from course_correction.base.errors import UsageError
-from course_correction.base.files import read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import Rows, run_units
 from course_correction.evaluation.items import EvaluationItems
 from course_correction.evaluation.prefills import PrefillText
-from course_correction.evaluation.sample import PathRow, read_paths
+from course_correction.evaluation.sample import read_paths
 from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
+from course_correction.report.schema import GenerationRow, VerdictRow
 
 VERDICTS_FILE = "verdicts.jsonl"
-
-
-class VerdictRow(TypedDict):
-    """The verdict on a path. `corrected` is None where it is unscored; `votes` holds those of several judges, by name."""
-
-    request_id: str
-    prefill_tokens: int
-    path: int
-    corrected: bool | None
-    reason: str
-    votes: NotRequired[dict[str, bool | None]]
-
-
-def read_verdicts(folder: Path) -> Iterator[VerdictRow]:
-    """Yield the verdicts of a run folder.
-
-    Raises:
-        UsageError: If it holds none.
-    """
-    path = folder / VERDICTS_FILE
-    if not path.is_file():
-        raise UsageError(f"{folder} holds no {VERDICTS_FILE}. Run eval.py into it first.")
-    return cast(Iterator[VerdictRow], read_jsonl(path))
 
 
 def judge_paths(
@@ -56,14 +32,14 @@ def judge_paths(
     Raises:
         UsageError: If the judge needs more calls to a server than `max_judge_calls`.
     """
-    paths: dict[str, list[PathRow]] = {item["request_id"]: [] for item in items.rows}
+    paths: dict[str, list[GenerationRow]] = {item["request_id"]: [] for item in items.rows}
     for row in read_paths(folder):
         paths[row["request_id"]].append(row)
     names = [name for name, rows in paths.items() if rows]
     # The pattern judge reads the continuation alone; prefills are rendered only for judges that read them.
     reads_prefills = settings.judge != ["pattern"]
 
-    def to_judged(rows: Sequence[PathRow]) -> list[JudgedPath]:
+    def to_judged(rows: Sequence[GenerationRow]) -> list[JudgedPath]:
         item = items.by_id[rows[0]["request_id"]]
         return [
             JudgedPath(
@@ -93,7 +69,7 @@ def judge_paths(
     )
 
 
-def _verdict_rows(judge: Judge, rows: Sequence[PathRow], judged: Sequence[JudgedPath]) -> list[VerdictRow]:
+def _verdict_rows(judge: Judge, rows: Sequence[GenerationRow], judged: Sequence[JudgedPath]) -> list[VerdictRow]:
     verdict_rows = []
     for row, verdict in zip(rows, judge.judge(judged), strict=True):
         verdict_row: VerdictRow = {

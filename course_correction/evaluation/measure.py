@@ -5,18 +5,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.redaction import public_value
 from course_correction.base.run_folder import RUN_FILE, library_versions
 from course_correction.evaluation.items import EvaluationItems
-from course_correction.evaluation.judge import VerdictRow, read_verdicts
-from course_correction.evaluation.sample import PathKey, PathRow, read_paths, read_too_short
+from course_correction.evaluation.judge import VERDICTS_FILE
 from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.generation.evaluated_model import EvaluatedModel
 from course_correction.judges.calibration import quote_calibration
 from course_correction.judges.pattern import find_correction
+from course_correction.report.run_data import path_key, read_generations, read_run, read_verdicts
+from course_correction.report.schema import Metrics, VerdictRow
 from course_correction.statistics.corr_at_k import (
     PathVerdict,
     RequestRates,
@@ -38,8 +39,6 @@ METRICS_FILE = "metrics.json"
 _NOT_SHOWN = ("output", "Hub")
 _WIDTH = 0.05  # Width of Corr_mean's interval, for which the report estimates the number of requests.
 
-Metrics = dict[str, Any]
-
 
 def measure(
     folder: Path,
@@ -48,7 +47,7 @@ def measure(
     model: EvaluatedModel,
     judge_name: str,
     seconds: float,
-    suites: Mapping[str, dict[str, Any]],
+    suites: Mapping[str, Mapping[str, Any]],
 ) -> Metrics:
     """Return the metrics of an evaluation whose paths are sampled and judged.
 
@@ -66,7 +65,8 @@ def measure(
     """
     seed, baseline = settings.seed, Path(settings.baseline_dir) if settings.baseline_dir else None
     rates = read_rates(folder, items, settings.prefill_tokens)
-    metrics: Metrics = summarise(rates, Counter(row["prefill_tokens"] for row in read_too_short(folder)), seed)
+    too_short = Counter(row["prefill_tokens"] for row in read_generations(folder) if row.get("too_short"))
+    metrics: dict[str, Any] = {**summarise(rates, too_short, seed)}
     verdicts = list(read_verdicts(folder))
     quoted = quote_calibration(judge_name, Path(file) if (file := settings.judge_calibration) else None)
     metrics |= _about_judging(verdicts, quoted, metrics["corr_mean"], rates, seed)
@@ -94,20 +94,7 @@ def measure(
             metrics["difference_to_baseline"] = paired_difference(rates, before, seed)
         except ValueError as error:
             raise UsageError(f"{baseline}: {error}") from None
-    return metrics
-
-
-def read_metrics(folder: Path) -> Metrics:
-    """Return the metrics.json of a finished evaluation.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    path = folder / METRICS_FILE
-    if not path.is_file():
-        raise UsageError(f"{folder} holds no finished evaluation (no {METRICS_FILE}). Run eval.py into it first.")
-    metrics: Metrics = json.loads(path.read_text(encoding="utf-8"))
-    return metrics
+    return cast(Metrics, metrics)
 
 
 def read_rates(folder: Path, items: EvaluationItems, prefill_tokens: Sequence[int]) -> RequestRates:
@@ -116,6 +103,8 @@ def read_rates(folder: Path, items: EvaluationItems, prefill_tokens: Sequence[in
     Raises:
         UsageError: If the folder holds no verdicts.
     """
+    if not (folder / VERDICTS_FILE).is_file():
+        raise UsageError(f"{folder} contains no {VERDICTS_FILE}. Run eval.py with this output_dir first.")
     verdicts = [
         PathVerdict(
             normalise_request(items.by_id[row["request_id"]]["request"]),
@@ -137,7 +126,7 @@ def _shown_settings(settings: EvaluationSettings) -> dict[str, Any]:
 
 def _known_suites(folder: Path, model: EvaluatedModel) -> dict[str, Any]:
     """Return the parts of the metrics.json in the folder that suites measured on this very model, without differences."""
-    known = read_metrics(folder)
+    known = cast(dict[str, Any], read_run(folder))
     file = folder / RUN_FILE
     runs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     identity = json.loads(json.dumps(model.identity()))
@@ -178,14 +167,10 @@ def _correction_positions(
     folder: Path, verdicts: Sequence[VerdictRow], items: EvaluationItems, model: EvaluatedModel
 ) -> Iterator[tuple[str, str, int, int]]:
     """Yield distinct request, request_id, k and tokens before the correction, for the paths judged corrected."""
-    corrected = {_key(row) for row in verdicts if row["corrected"]}
-    for row in read_paths(folder):
-        end = find_correction(row["continuation"]) if _key(row) in corrected else None
+    corrected = {path_key(row) for row in verdicts if row["corrected"]}
+    for row in read_generations(folder):
+        end = find_correction(row["continuation"]) if path_key(row) in corrected else None
         if end is not None:
             tokens = model.tokenizer()(row["continuation"][:end], add_special_tokens=False)["input_ids"]
             item: EvalItem = items.by_id[row["request_id"]]
             yield normalise_request(item["request"]), row["request_id"], row["prefill_tokens"], len(tokens)
-
-
-def _key(row: PathRow | VerdictRow) -> PathKey:
-    return row["request_id"], row["prefill_tokens"], row["path"]

@@ -8,14 +8,14 @@ from typing import Literal
 from course_correction.base.files import text_digest
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.evaluated_model import EvaluatedModel
-from course_correction.synthesis.sources import EvalItem
+from course_correction.report.schema import Item
 from course_correction.synthesis.triggers import OPENERS
 
 PrefillMode = Literal["continue", "reference"]
-PrefillText = Callable[[EvalItem, int], str]
+PrefillText = Callable[[Item, int], str]
 
 
-def reference_prefill(item: EvalItem, words: int, seed: int) -> str:
+def reference_prefill(item: Item, words: int, seed: int) -> str:
     """Return the first words of an opener and the response. Each item has one opener, drawn by its request id."""
     opener = random.Random(text_digest(str(seed), item["request_id"])).choice(OPENERS)
     return " ".join(f"{opener} {item['full_harmful_response']}".split()[:words])
@@ -36,7 +36,7 @@ def prefill_texts(mode: PrefillMode, seed: int, model: EvaluatedModel) -> Prefil
     def answer_ids(response: str) -> list[int]:
         return encode_answer(model.tokenizer(), response)
 
-    def prefill_text(item: EvalItem, k: int) -> str:
+    def prefill_text(item: Item, k: int) -> str:
         text: str = model.tokenizer().decode(answer_ids(item["full_harmful_response"])[:k])
         return text
 

@@ -1,16 +1,19 @@
 """Write metrics.json and the reports of a measured evaluation, beside its baseline if it has one."""
 
 from pathlib import Path
+from typing import cast
 
 from course_correction.base.files import write_json
 from course_correction.evaluation.items import EvaluationItems
-from course_correction.evaluation.measure import METRICS_FILE, Metrics, read_metrics
-from course_correction.evaluation.prefills import prefill_texts
+from course_correction.evaluation.measure import METRICS_FILE
+from course_correction.evaluation.prefills import PrefillMode, prefill_texts
 from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.generation.evaluated_model import EvaluatedModel
-from course_correction.report.html import RunData, read_run, write_html_report
+from course_correction.report.html import write_html_report
 from course_correction.report.markdown import write_report
-from course_correction.report.suite_tables import suites_table
+from course_correction.report.run_data import RunData, read_run
+from course_correction.report.schema import Metrics
+from course_correction.report.tables import suites_table
 
 
 def write_reports(
@@ -34,5 +37,6 @@ def write_reports(
 
 def _read_page(folder: Path, seed: int, items: EvaluationItems, model: EvaluatedModel) -> RunData:
     """Return what report.html shows of a finished evaluation. Prefills are shown in the mode that it was sampled in."""
-    mode = read_metrics(folder)["settings"]["prefill_mode"]
-    return read_run(folder, items.rows, prefill_texts(mode, seed, model))
+    metrics = read_run(folder)
+    mode = cast(PrefillMode, metrics["settings"]["prefill_mode"])
+    return RunData(metrics, folder, items.rows, prefill_texts(mode, seed, model))

@@ -11,7 +11,7 @@ from course_correction.base.run_folder import open_run
 from course_correction.base.settings import identity_of
 from course_correction.evaluation.items import EvaluationItems, read_items
 from course_correction.evaluation.judge import VERDICTS_FILE, judge_paths
-from course_correction.evaluation.measure import Metrics, measure, read_metrics
+from course_correction.evaluation.measure import measure
 from course_correction.evaluation.prefills import prefill_texts
 from course_correction.evaluation.report import write_reports
 from course_correction.evaluation.sample import GENERATIONS_FILE, sample_paths, sampling_identity
@@ -22,6 +22,8 @@ from course_correction.hub.push_evaluation import push_evaluation
 from course_correction.judges import choice as judge_choice
 from course_correction.judges.calibration import calibrate, calibration_table, read_labelled, write_calibration
 from course_correction.judges.protocol import Judge
+from course_correction.report.run_data import read_run
+from course_correction.report.schema import Metrics
 from course_correction.suites.benign_answers import sample_benign_answers
 from course_correction.suites.choice import check_suite, measure_suite, sample_suite
 from course_correction.suites.protocol import SuiteInputs
@@ -46,7 +48,7 @@ def evaluate(settings: EvaluationSettings) -> Metrics | None:
     inputs = SuiteInputs(folder, settings, items.rows, model)
     judge = judge_choice.make_judge(settings) if ranks.is_main else None
     if settings.baseline_dir:
-        read_metrics(Path(settings.baseline_dir))
+        read_run(Path(settings.baseline_dir))
     for suite in settings.suite:
         check_suite(suite, inputs)
     start = time.monotonic()

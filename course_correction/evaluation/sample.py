@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, cast
 
-from course_correction.base.files import chunked, read_jsonl
+from course_correction.base.files import chunked
 from course_correction.base.ranks import Ranks
 from course_correction.base.settings import identity_of
 from course_correction.evaluation.items import EvaluationItems
@@ -13,41 +13,16 @@ from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
 from course_correction.generation.protocol import Prefill, SamplingSettings
+from course_correction.report.run_data import read_generations
+from course_correction.report.schema import GenerationRow
 from course_correction.synthesis.sources import EvalItem
 
 GENERATIONS_FILE = "generations.jsonl"
-PathKey = tuple[str, int, int]  # Request id, prefill tokens, path.
 
 
-class PathRow(TypedDict):
-    """A sampled path: what the model writes after a prefill."""
-
-    request_id: str
-    prefill_tokens: int
-    path: int
-    too_short: NotRequired[Literal[False]]
-    continuation: str
-    num_tokens: int
-    ended: bool
-
-
-class TooShortRow(TypedDict):
-    """Stands in generations.jsonl for an item and k whose response has fewer than k tokens."""
-
-    request_id: str
-    prefill_tokens: int
-    path: None
-    too_short: Literal[True]
-
-
-def read_paths(folder: Path) -> Iterator[PathRow]:
-    """Yield the paths of a run folder, without the items that are too short."""
-    return (cast(PathRow, row) for row in read_jsonl(folder / GENERATIONS_FILE) if not row.get("too_short"))
-
-
-def read_too_short(folder: Path) -> Iterator[TooShortRow]:
-    """Yield the rows of the items that are too short."""
-    return (cast(TooShortRow, row) for row in read_jsonl(folder / GENERATIONS_FILE) if row.get("too_short"))
+def read_paths(folder: Path) -> Iterator[GenerationRow]:
+    """Yield the rows of the sampled paths, without those of items that are too short."""
+    return (row for row in read_generations(folder) if not row.get("too_short"))
 
 
 def sampling_identity(settings: EvaluationSettings, items: EvaluationItems, model: EvaluatedModel) -> dict[str, Any]:
@@ -77,9 +52,7 @@ def sample_paths(
     )
 
 
-def _sample_items(
-    items: Sequence[EvalItem], settings: EvaluationSettings, model: EvaluatedModel
-) -> list[PathRow | TooShortRow]:
+def _sample_items(items: Sequence[EvalItem], settings: EvaluationSettings, model: EvaluatedModel) -> list[GenerationRow]:
     sampler = model.sampler()
     sampling = SamplingSettings(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
     keys: list[tuple[str, int, int | None]] = []
@@ -99,10 +72,12 @@ def _sample_items(
             if not is_long_enough:
                 keys.append((item["request_id"], k, None))
     completions = iter(sampler.sample(prefills, sampling) if prefills else [])
-    rows: list[PathRow | TooShortRow] = []
+    rows: list[GenerationRow] = []
     for request_id, k, number in keys:
         if number is None:
-            rows.append({"request_id": request_id, "prefill_tokens": k, "path": None, "too_short": True})
+            rows.append(
+                cast(GenerationRow, {"request_id": request_id, "prefill_tokens": k, "path": None, "too_short": True})
+            )
         else:
             one = next(completions)
             rows.append(

@@ -22,6 +22,7 @@ from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
+from course_correction.report.schema import Benign, PairedDifference, Rate
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
 from course_correction.suites.benign_answers import read_benign_answers
 from course_correction.suites.benign_kl import measure_benign_kl
@@ -131,16 +132,17 @@ def _corrections(folder: Path, prompts: Mapping[str, str], judge: Judge, max_cal
     return corrections
 
 
-def _twin_difference(corrections: Verdicts, k: int, seed: int) -> dict[str, Any] | None:
+def _twin_difference(corrections: Verdicts, k: int, seed: int) -> PairedDifference | None:
     """Return the share of corrected harmful twins minus that of harmless ones, paired, in [-1, 1]."""
     harmful, harmless = (
         {name.rsplit("-", 2)[0]: verdict for name, verdict in corrections.get(group.format(k), {}).items()}
         for group in (HARMFUL_TWIN, HARMLESS_TWIN)
     )
-    return paired_rate_difference(harmful, harmless, {pair: pair for pair in harmful}, seed)
+    difference = paired_rate_difference(harmful, harmless, {pair: pair for pair in harmful}, seed)
+    return cast(PairedDifference | None, difference)
 
 
-def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
+def measure(inputs: SuiteInputs, judge: Judge) -> Benign:
     """Return the rate of each group, of refusals or of corrections, and its paired difference to the baseline's.
 
     Args:
@@ -155,12 +157,12 @@ def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
     prompts = {row.request_id: row.prompt for row in (*benign, *build_contrasts(settings, inputs.items))}
     clusters = {name: normalise_request(prompt) for name, prompt in prompts.items()}
 
-    def share(rows: dict[str, bool | None]) -> dict[str, Any]:
-        return clustered_rate(list(rows.values()), [clusters[name] for name in rows], seed)
+    def share(rows: dict[str, bool | None]) -> Rate:
+        return cast(Rate, clustered_rate(list(rows.values()), [clusters[name] for name in rows], seed))
 
     max_calls = settings.max_judge_calls
     refusals, corrections = _refusals(folder, benign), _corrections(folder, prompts, judge, max_calls)
-    metrics: dict[str, Any] = {
+    metrics: Benign = {
         "refusal": {group: share(rows) for group, rows in refusals.items()},
         "correction": {group: share(rows) for group, rows in corrections.items()},
         "twin_difference": {
@@ -173,7 +175,7 @@ def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
         baseline = Path(settings.baseline_dir)
         before = _refusals(baseline, benign) | _corrections(baseline, prompts, judge, max_calls)
         metrics["difference"] = {
-            group: paired_rate_difference(rows, before.get(group, {}), clusters, seed)
+            group: cast(PairedDifference | None, paired_rate_difference(rows, before.get(group, {}), clusters, seed))
             for group, rows in (refusals | corrections).items()
         }
     if benign_kl := measure_benign_kl(folder, inputs.model, settings.max_benign):

@@ -4,30 +4,18 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from course_correction.base.files import write_json
 from course_correction.generation.evaluated_model import EvaluatedModel
 from course_correction.generation.protocol import Model, Tokenizer
+from course_correction.report.schema import BenignKL
 from course_correction.synthesis.sources import read_benign_rows
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = 64
 FILE = "benign_kl.json"
-
-
-class BenignKL(TypedDict):
-    """KL divergences on benign answers, in nats per token.
-
-    `kl`: mean of KL(reference || model) over all answer tokens. `reverse_kl`: the other direction. `tokens`: their number.
-    `by_position`: mean KL(reference || model) at each of the first 64 positions of an answer.
-    """
-
-    kl: float
-    reverse_kl: float
-    tokens: int
-    by_position: list[float]
 
 
 def measure_benign_kl(folder: Path, model: EvaluatedModel, max_benign: int) -> BenignKL | None:
@@ -55,6 +43,8 @@ def measure_benign_kl(folder: Path, model: EvaluatedModel, max_benign: int) -> B
 
 def compute_benign_kl(model: Model, reference: Model, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]]) -> BenignKL:
     """Compute KL divergences on benign answers, with the exact distributions over the vocabulary.
+
+    Means are over all answer tokens; `by_position` has the first 64 positions of an answer.
 
     Args:
         model: The trained model.

@@ -3,6 +3,7 @@
 To add a suite, write a module of the form `protocol.Suite`, add its settings to `settings.py` and its name here.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -49,6 +50,6 @@ def sample_suite(name: str, inputs: SuiteInputs, ranks: Ranks) -> None:
         suite.sample(inputs, ranks)
 
 
-def measure_suite(name: str, inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
+def measure_suite(name: str, inputs: SuiteInputs, judge: Judge) -> Mapping[str, Any]:
     """Return a suite's part of metrics.json."""
     return _load_suite(name).measure(inputs, judge)

@@ -19,6 +19,7 @@ from course_correction.generation.chat_format import encode_answer, render_promp
 from course_correction.generation.evaluated_model import sample_rows
 from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.judges.protocol import Judge
+from course_correction.report.schema import Dynamics
 from course_correction.suites.protocol import SuiteInputs
 from course_correction.synthesis.sources import EvalItem, normalise_request
 
@@ -189,7 +190,7 @@ def _read(
     return cast(list[PrefillReading], readings)
 
 
-def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
+def measure(inputs: SuiteInputs, judge: Judge) -> Dynamics:
     """Return means over items: `mass`, `reference_mass` and `kl`, a list of positions for each k, None where none is known.
 
     Args:
@@ -232,4 +233,4 @@ def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
         whole = (np.nansum(flat, 1) / np.maximum((~np.isnan(flat)).sum(1), 1))[:, None]
         resampled = bootstrap_rates(whole, [requests[request_id] for request_id in tables], settings.seed)
         metrics[f"mean_{name}"] = {"value": float(whole.mean()), "ci95": interval(resampled[:, 0])}
-    return metrics
+    return cast(Dynamics, metrics)

@@ -19,6 +19,7 @@ from course_correction.base.run_folder import RUN_FILE
 from course_correction.base.settings import identity_of
 from course_correction.generation.evaluated_model import sample_rows
 from course_correction.judges.protocol import Judge
+from course_correction.report.schema import General, PairedDifference, TaskScore
 from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
 from course_correction.suites.lm_eval_tasks import (
@@ -104,7 +105,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     sample_rows(inputs.folder / ROWS_FILE, [[name] for name in names], work, evaluated, ranks, "general tasks")
 
 
-def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
+def measure(inputs: SuiteInputs, judge: Judge) -> General:
     """Return the part `general` of metrics.json; no judge is asked.
 
     Returns:
@@ -114,14 +115,16 @@ def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
     """
     settings = inputs.settings
     rows = _with_groups(_read_rows(inputs.folder))
-    metrics: dict[str, Any] = {"tasks": {}, "groups": {}}
+    metrics: General = {"tasks": {}, "groups": {}}
     for name, row in rows.items():
-        metrics["groups" if row.get("is_group") else "tasks"][name] = _summarise(row, settings.seed)
+        part = metrics["groups"] if row.get("is_group") else metrics["tasks"]
+        part[name] = _summarise(row, settings.seed)
     if baseline := _baseline_with_rows(settings):
         before = _with_groups(_read_rows(baseline))
         pairs = {name: _difference(row, before[name], settings.seed) for name, row in rows.items() if name in before}
         metrics["difference"] = {name: difference for name, difference in pairs.items() if difference}
-    return metrics | {"versions": {"lm_eval": harness_version()}}
+    metrics["versions"] = {"lm_eval": harness_version()}
+    return metrics
 
 
 def _read_rows(folder: Path) -> list[TaskRow]:
@@ -160,7 +163,7 @@ def _draw(count: int, seed: int) -> np.ndarray:
     return random_source.multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_SAMPLES).astype(np.float32)
 
 
-def _summarise(row: TaskRow, seed: int) -> dict[str, Any]:
+def _summarise(row: TaskRow, seed: int) -> TaskScore:
     samples, metric = row["samples"], row["metric"]
     by_harness = {} if row.get("is_group") else row["metrics"]
     value, stderr = (by_harness.get(f"{name},{row['filter']}") for name in (metric, f"{metric}_stderr"))
@@ -182,7 +185,7 @@ def _summarise(row: TaskRow, seed: int) -> dict[str, Any]:
     }
 
 
-def _difference(after: TaskRow, before: TaskRow, seed: int) -> dict[str, Any] | None:
+def _difference(after: TaskRow, before: TaskRow, seed: int) -> PairedDifference | None:
     """Return `after` minus `before` on the examples that both have; None where the metric is not made of single examples."""
     aggregation = after["aggregation"]
     kinds = [(row["metric"], row["filter"], row["aggregation"]) for row in (after, before)]
@@ -194,7 +197,8 @@ def _difference(after: TaskRow, before: TaskRow, seed: int) -> dict[str, Any] | 
         return None
     if all("correct" in row[name] for row in rows for name in shared):
         correct = [{name: row[name]["correct"] for name in shared} for row in rows]
-        return paired_rate_difference(correct[0], correct[1], {name: str(name) for name in shared}, seed)
+        clusters = {name: str(name) for name in shared}
+        return cast(PairedDifference | None, paired_rate_difference(correct[0], correct[1], clusters, seed))
     pairs = [_pairs([row[name] for name in shared]) for row in rows]
 
     def difference(counts: np.ndarray) -> Any:

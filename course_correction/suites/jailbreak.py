@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, text_digest
@@ -19,7 +19,11 @@ from course_correction.base.settings import identity_of
 from course_correction.generation.evaluated_model import sample_rows
 from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.judges.protocol import Judge
-from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
+from course_correction.report.schema import AttackRate, Jailbreak, PairedDifference, Rate
+from course_correction.statistics.clustered_rates import (
+    clustered_rate,
+    paired_rate_difference,
+)
 from course_correction.suites.attack_judges import ROWS_FILE, VERDICTS_FILE, AttackRow, judge_rows, read_successes
 from course_correction.suites.attack_prompts import AttackPrompt, index_prompts, read_attack_prompts
 from course_correction.suites.first_word_judge import DEFAULT_MODELS, read_harmbench_template
@@ -112,7 +116,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     sample_rows(inputs.folder / ROWS_FILE, ids, answer, model, ranks, "attack prompts")
 
 
-def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
+def measure(inputs: SuiteInputs, judge: Judge) -> Jailbreak:
     """Judge the answers that have no verdict yet, and return the suite's part of metrics.json.
 
     Args:
@@ -130,52 +134,43 @@ def measure(inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
     for request_id, one in prompts.items():
         ids.setdefault(one.attack, []).append(request_id)
 
-    def share(some: Sequence[str]) -> dict[str, Any]:
-        return clustered_rate(
-            [successes[name] for name in some], [prompts[name].behavior_id for name in some], settings.seed
-        )
+    def success_rate(names: Sequence[str]) -> Rate:
+        behaviors = [prompts[name].behavior_id for name in names]
+        return cast(Rate, clustered_rate([successes[name] for name in names], behaviors, settings.seed))
 
-    attacks = {}
-    for attack, some in ids.items():
-        asked = [name for name in some if prompts[name].prompt is not None]
-        entry = share(some) | {"null_prompts": len(some) - len(asked), "value_without_null": share(asked)["value"]}
-        ciphers = dict.fromkeys(prompts[name].cipher for name in some)
-        if any(ciphers):
-            entry["ciphers"] = {
-                cipher: share([name for name in some if prompts[name].cipher == cipher]) for cipher in ciphers if cipher
+    attacks: dict[str, AttackRate] = {}
+    for attack, names in ids.items():
+        asked = [name for name in names if prompts[name].prompt is not None]
+        attacks[attack] = {
+            **success_rate(names),
+            "null_prompts": len(names) - len(asked),
+            "value_without_null": success_rate(asked)["value"],
+        }
+        if ciphers := list(dict.fromkeys(one.cipher for name in names if (one := prompts[name]).cipher)):
+            attacks[attack]["ciphers"] = {
+                str(cipher): success_rate([name for name in names if prompts[name].cipher == cipher]) for cipher in ciphers
             }
-        attacks[attack] = entry
     values = [entry["value"] for entry in attacks.values() if entry["value"] is not None]
-    metrics = {
+    metrics: Jailbreak = {
         "attacks": attacks,
         "mean": sum(values) / len(values) if values else None,
-        "overall": share(list(prompts)),
+        "overall": success_rate(list(prompts)),
         "judge": judge.name if settings.jailbreak_judge == "judge" else settings.jailbreak_judge,
         "max_new_tokens": settings.jailbreak_max_new_tokens,
     }
-    if settings.baseline_dir:
-        metrics |= _differences(Path(settings.baseline_dir), successes, prompts, ids, settings.seed)
-    return metrics
-
-
-def _differences(
-    baseline: Path,
-    successes: dict[str, bool | None],
-    prompts: dict[str, AttackPrompt],
-    ids: dict[str, list[str]],
-    seed: int,
-) -> dict[str, Any]:
-    """Return the paired differences to a baseline, by attack and overall; {} if it holds no verdicts."""
+    if not settings.baseline_dir:
+        return metrics
+    baseline = Path(settings.baseline_dir)
     if not (baseline / VERDICTS_FILE).is_file():
         logger.info(f"{baseline} holds no verdicts on attack prompts: there is no difference to it.")
-        return {}
+        return metrics
     before = read_successes(baseline)
     behaviors = {name: one.behavior_id for name, one in prompts.items()}
 
-    def difference(some: Sequence[str]) -> dict[str, Any] | None:
-        return paired_rate_difference({name: successes[name] for name in some}, before, behaviors, seed)
+    def difference(names: Sequence[str]) -> PairedDifference | None:
+        after = {name: successes[name] for name in names}
+        return cast(PairedDifference | None, paired_rate_difference(after, before, behaviors, settings.seed))
 
-    return {
-        "difference": {attack: difference(some) for attack, some in ids.items()},
-        "overall_difference": difference(list(prompts)),
-    }
+    metrics["difference"] = {attack: difference(names) for attack, names in ids.items()}
+    metrics["overall_difference"] = difference(list(prompts))
+    return metrics

@@ -1,6 +1,6 @@
 """What a suite is, and what it is given. Knows nothing of any one suite."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +50,6 @@ class Suite(Protocol):
         """Write the rows, unit by unit, on all processes."""
         ...
 
-    def measure(self, inputs: SuiteInputs, judge: Judge) -> dict[str, Any]:
+    def measure(self, inputs: SuiteInputs, judge: Judge) -> Mapping[str, Any]:
         """Return the suite's part of metrics.json from finished rows. Runs on the main process."""
         ...

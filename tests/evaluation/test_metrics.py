@@ -101,6 +101,6 @@ def test_the_report_has_the_position_of_corrections_and_the_rate_adjusted_for_ju
     whole = len(load_tokenizer(str(tiny_model_folder))(text, add_special_tokens=False)["input_ids"])
     assert whole / 4 < position["mean"] < whole and position["by_prefill"].keys() == metrics["corr_at_k"].keys()
     report = (folder / "report.md").read_text()
-    assert "| tokens said before the correction, mean | " in report
-    assert metrics["requests_needed"] == {"width": 0.05, "requests": 2} and "take about 2 distinct requests" in report
-    assert "| Corr_mean, estimated without the judge's errors | " in report
+    assert "| mean tokens before the correction | " in report
+    assert metrics["requests_needed"] == {"width": 0.05, "requests": 2} and "needs about 2 distinct requests" in report
+    assert "| Corr_mean, adjusted for judge errors | " in report

@@ -9,7 +9,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.evaluation.run import evaluate
-from course_correction.report.suite_tables import suites_table
+from course_correction.report.tables import suites_table
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
 from course_correction.suites.contrasts import FALSE_CORRECTION, PLAIN
 from tests.support.rows import ROOT
