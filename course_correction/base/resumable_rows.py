@@ -112,7 +112,10 @@ class UnitFiles:
     def join(self) -> None:
         """Join the units in order into the JSONL file. For the main process, when all are finished."""
         if not self.path.exists():
-            write_atomically(self.path, (self._file(unit).read_bytes() for unit in range(len(self.units))))
+            # Written in the units' folder, where a killed process leaves nothing that stays.
+            joined = self.folder / self.path.name
+            write_atomically(joined, (self._file(unit).read_bytes() for unit in range(len(self.units))))
+            os.replace(joined, self.path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, unit: int) -> Path:

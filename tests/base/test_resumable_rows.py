@@ -236,6 +236,25 @@ def test_a_full_disk_while_units_are_joined_loses_nothing(tmp_path: Path, monkey
     assert path.read_bytes() == whole_file()
 
 
+def test_a_crash_while_units_are_joined_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    files = open_units(path)
+    write_units(files, ALL)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # As kill -9 would, before anything is tidied up.
+        patch.setattr(os, "replace", die)
+        patch.setattr(os, "unlink", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            files.join()
+    assert list(tmp_path.iterdir()) == [files.folder]
+    assert finish_file(path) == Recovered(set(ALL), 0, b"")
+    assert path.read_bytes() == whole_file() and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_crash_between_the_joined_file_and_the_removal_of_the_units_does_not_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
