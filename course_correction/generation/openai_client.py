@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from course_correction.base.errors import UsageError
 
 if TYPE_CHECKING:
+    from httpx2 import Request, Response
     from openai import APIStatusError, OpenAI
 
 T = TypeVar("T")
@@ -162,12 +163,12 @@ class Server:
                 ) from None
             self._was_reached = True
 
-    def _before_request(self, request: Any) -> None:
+    def _before_request(self, request: "Request") -> None:
         if request.headers.get("x-stainless-retry-count", "0") != "0":
             # The client tries again, whatever went wrong.
             self.limit.halve()
 
-    def _after_response(self, response: Any) -> None:
+    def _after_response(self, response: "Response") -> None:
         if response.status_code == 429 and any(code in response.read().decode(errors="replace") for code in _USER_ERRORS):
             # The client's own way of being told not to retry.
             response.headers["x-should-retry"] = "false"
