@@ -188,7 +188,7 @@ def test_a_missing_server_is_reported_within_seconds(tiny_tokenizer: Tokenizer) 
     assert time.monotonic() - start < 10
 
 
-def test_a_finally_failed_call_names_its_status(tiny_sampler: ModelSampler) -> None:
+def test_a_call_that_fails_after_all_retries_names_its_status(tiny_sampler: ModelSampler) -> None:
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS["503"]
     with scripted.serve() as url, pytest.raises(ServerError, match="http 503"):
