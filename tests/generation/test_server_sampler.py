@@ -12,9 +12,11 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.base.settings import check_values, identity_of
 from course_correction.generation.choice import SamplerSettings, check_backend
+from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.openai_client import Server, ServerError
 from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.generation.samplers import ModelSampler
+from tests.support.chat_models import build_tiny_model
 from tests.support.server import GREEDY, Scripted, make_prefills, server_sampler
 
 pytestmark = pytest.mark.usefixtures("plain_environment")
@@ -57,8 +59,6 @@ def test_a_server_that_misreads_token_ids_is_sent_text(tiny_sampler: ModelSample
 
 
 def test_a_bos_that_the_server_adds_is_not_sent(tokenizers: dict[str, Tokenizer], tiny_llama: Model) -> None:
-    from tests.support.chat_models import build_tiny_model
-
     tokenizer = tokenizers["llama-3"]
     sampler = ModelSampler(build_tiny_model("llama", tokenizer), tokenizer, batch_size=16)
     scripted = Scripted(sampler, takes_ids=False, adds_bos=True)
@@ -275,7 +275,6 @@ def test_paths_and_groups_from_transformers_serve_equal_those_of_the_model_in_th
     transformers_serve: str, tmp_path: Path
 ) -> None:
     from c2_syn import SynthesisSettings, synthesize
-    from course_correction.generation.offline_models import resolve_model_name
     from eval import EvaluationSettings, evaluate
 
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
