@@ -16,7 +16,15 @@ from typing import Any
 from course_correction.base.console import run_script
 from course_correction.base.files import read_jsonl
 from course_correction.base.settings import parse_settings, setting
-from course_correction.judges.pattern import CORRECTS, REFUSES, UNIT, WEIGHTS_FILE, judge_refusal, text_features
+from course_correction.judges.pattern import (
+    CORRECTS,
+    REFUSES,
+    UNIT,
+    WEIGHTS_FILE,
+    PatternWeights,
+    judge_refusal,
+    text_features,
+)
 from course_correction.synthesis.sources import DATA_FOLDER
 from course_correction.synthesis.triggers import TRIGGERS, join_texts
 
@@ -88,8 +96,8 @@ def refusal_examples(seed: int) -> list[Example]:
     return examples
 
 
-def fit(examples: Sequence[Example], max_features: int) -> dict[str, Any]:
-    """Return bias and weights, in thousandths, of a logistic regression."""
+def fit(examples: Sequence[Example], max_features: int) -> PatternWeights:
+    """Return the weights of a logistic regression."""
     import numpy as np
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression

@@ -4,9 +4,8 @@ A prefill is the prompt with its generation prompt, then the beginning of the an
 the reference, which closes the turn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.generation.protocol import Tokenizer
@@ -107,7 +106,7 @@ def render_closed_turn(tokenizer: Tokenizer, request: str, answer_start: str) ->
     return list(tokenizer(text.replace("</s>", ""))["input_ids"])
 
 
-def tokenize_benign(tokenizer: Tokenizer, row: dict[str, Any]) -> tuple[list[int], int]:
+def tokenize_benign(tokenizer: Tokenizer, row: Mapping[str, str]) -> tuple[list[int], int]:
     """Return the ids of a benign prompt with its answer, and the position where the answer begins."""
     turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
     prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, tokenize=True, return_dict=False)

@@ -43,16 +43,16 @@ class SamplerSettings:
     )
 
 
-def check_backend(by_server: bool, server_url: str | None, setting: str) -> None:
+def check_backend(by_server: bool, server_url: str | None, backend_setting: str) -> None:
     """Refuse a server without a URL, and a URL that the backend does not use.
 
     Raises:
         UsageError: Naming the setting that chooses the backend.
     """
     if by_server and not server_url:
-        raise UsageError(f"{setting}: openai needs server_url, such as http://localhost:8000/v1.")
+        raise UsageError(f"{backend_setting}: openai needs server_url, such as http://localhost:8000/v1.")
     if server_url and not by_server:
-        raise UsageError(f"server_url is set, but {setting} is not openai. Set {setting}: openai, or remove server_url.")
+        raise UsageError(f"server_url is set, but {backend_setting} is not openai. Set it to openai, or remove server_url.")
 
 
 def load_sampler(name: str, revision: str | None, loading: dict[str, Any], settings: SamplerSettings) -> Sampler:

@@ -10,42 +10,6 @@ from course_correction.generation.offline_models import pinned_revision, quiet_l
 from course_correction.generation.protocol import Model, Tokenizer
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks instead of returning each to the system.
-
-    Logits of a 49K vocabulary take hundreds of megabytes per step. Returning and faulting them in again takes much of the
-    time of a CPU training step. Without glibc this does nothing.
-    """
-    import ctypes
-
-    trim_threshold, mmap_max, arena_max = -1, -4, -8
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        # The backward pass runs in its own thread, whose arena would return its memory after every operation.
-        libc.mallopt(arena_max, 1)
-
-
-def check_reachable(name: str, revision: str | None) -> None:
-    """Fail within seconds if a model is neither local nor on the Hub; the Hub client alone retries for most of a minute.
-
-    Raises:
-        UsageError: Naming the model and the remedy.
-    """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
-    repository = resolve_model_name(name)
-    if Path(repository).is_dir() or constants.HF_HUB_OFFLINE:
-        return
-    try:
-        if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
-            return
-        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=10)
-    except Exception as error:
-        raise explain_loading_error(name, error) from None
-
-
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False, chat_template: str | None = None
 ) -> Tokenizer:
@@ -80,23 +44,6 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware. A CPU that does not is much faster in float32."""
-    import torch
-
-    if torch.cuda.is_available():
-        return True
-    capabilities = torch.cpu.get_capabilities()
-    # "bf16" is ARM's name.
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def pick_dtype(dtype: str | None) -> str:
-    """Return the dtype to load weights in: `auto`, the checkpoint's own, becomes float32 where bfloat16 is slow."""
-    dtype = dtype or "auto"
-    return "float32" if dtype == "auto" and not has_fast_bfloat16() else dtype
 
 
 def load_model(
@@ -185,6 +132,57 @@ def _add_adapter(model: Model, name: str, adapter: str) -> Model:
         raise explain_loading_error(adapter, error) from None
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware. A CPU that does not is much faster in float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    # "bf16" is ARM's name.
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def pick_dtype(dtype: str | None) -> str:
+    """Return the dtype to load weights in: `auto`, the checkpoint's own, becomes float32 where bfloat16 is slow."""
+    dtype = dtype or "auto"
+    return "float32" if dtype == "auto" and not has_fast_bfloat16() else dtype
+
+
+def weights_identity(folder: Path) -> str:
+    """Return a digest of the weights in a local folder, so that a retrained model is not mistaken for an earlier one.
+
+    Small files, such as adapters, are hashed whole. Larger files count by name, size and modification time.
+    """
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size}".encode())
+        digest.update(file.read_bytes() if status.st_size < 1 << 28 else str(status.st_mtime_ns).encode())
+    return digest.hexdigest()[:16]
+
+
+def check_reachable(name: str, revision: str | None) -> None:
+    """Fail within seconds if a model is neither local nor on the Hub; the Hub client alone retries for most of a minute.
+
+    Raises:
+        UsageError: Naming the model and the remedy.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    repository = resolve_model_name(name)
+    if Path(repository).is_dir() or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
+            return
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=10)
+    except Exception as error:
+        raise explain_loading_error(name, error) from None
+
+
 def explain_loading_error(name: str, error: Exception) -> UsageError:
     """Return the error that the Hub or a library raised while loading `name` as one line with a remedy."""
     from huggingface_hub import errors
@@ -210,16 +208,18 @@ def explain_loading_error(name: str, error: Exception) -> UsageError:
     return UsageError(f"{name} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
-def weights_identity(folder: Path) -> str:
-    """Return a digest of the weights in a local folder, so that a retrained model is not mistaken for an earlier one.
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks instead of returning each to the system.
 
-    Small files, such as adapters, are hashed whole. Larger files count by name, size and modification time.
+    Logits of a 49K vocabulary take hundreds of megabytes per step. Returning and faulting them in again takes much of the
+    time of a CPU training step. Without glibc this does nothing.
     """
-    import hashlib
+    import ctypes
 
-    digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size}".encode())
-        digest.update(file.read_bytes() if status.st_size < 1 << 28 else str(status.st_mtime_ns).encode())
-    return digest.hexdigest()[:16]
+    trim_threshold, mmap_max, arena_max = -1, -4, -8
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        # The backward pass runs in its own thread, whose arena would return its memory after every operation.
+        libc.mallopt(arena_max, 1)

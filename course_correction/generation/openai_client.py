@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from course_correction.base.errors import UsageError
 
 if TYPE_CHECKING:
+    from httpx2 import Request, Response
     from openai import APIStatusError, OpenAI
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 
 
 class ServerError(Exception):
-    """A call that failed finally; `reason` is short and contains none of the texts."""
+    """A call that failed after all retries; `reason` is short and contains none of the texts."""
 
     def __init__(self, reason: str) -> None:
         """Keep the reason."""
@@ -74,7 +75,7 @@ class Server:
         url_option: The setting that names it, in messages.
         max_parallel: Largest number of calls at once.
         timeout_s: Seconds per try of a call.
-        max_retries: Further tries of a call; the default waits for about half a minute in all.
+        max_retries: Further tries of a call; by default they span about half a minute.
 
     Raises:
         UsageError: If the package `openai` or the key is missing.
@@ -115,7 +116,7 @@ class Server:
 
         Raises:
             UsageError: If the server cannot be reached at all, or refuses the key or the model.
-            ServerError: If this call failed finally.
+            ServerError: If this call fails after all retries.
         """
         import openai
 
@@ -127,7 +128,7 @@ class Server:
                 with self.limit.place():
                     answer = ask(self.client)
             except UsageError:
-                # A ValueError too, but not the server's.
+                # UsageError is a ValueError, which below means an unreadable answer.
                 raise
             except openai.APIStatusError as error:
                 raise self._explain(error, model) from None
@@ -136,7 +137,7 @@ class Server:
                 reason = "timeout" if isinstance(error, openai.APITimeoutError) else "no connection"
                 raise ServerError(reason) from None
             except (openai.APIError, ValueError, AttributeError, IndexError, TypeError, KeyError):
-                # The server answered with something else than a completion.
+                # The answer is not a completion.
                 self.limit.halve()
             else:
                 self._has_answered = True
@@ -145,7 +146,7 @@ class Server:
         raise ServerError("unparsable")
 
     def _check_reachable(self) -> None:
-        """Fail within seconds if nothing answers: before the first call, and with one retry only."""
+        """Fail within seconds if nothing answers: one request with a single retry, before the first call."""
         import openai
 
         with self._reaching:
@@ -162,14 +163,14 @@ class Server:
                 ) from None
             self._was_reached = True
 
-    def _before_request(self, request: Any) -> None:
+    def _before_request(self, request: "Request") -> None:
         if request.headers.get("x-stainless-retry-count", "0") != "0":
-            # The client tries again, whatever went wrong.
+            # A retry by the client, whatever the failure.
             self.limit.halve()
 
-    def _after_response(self, response: Any) -> None:
+    def _after_response(self, response: "Response") -> None:
         if response.status_code == 429 and any(code in response.read().decode(errors="replace") for code in _USER_ERRORS):
-            # The client's own way of being told not to retry.
+            # With this header a server forbids the client to retry.
             response.headers["x-should-retry"] = "false"
 
     def _explain(self, error: "APIStatusError", model: str) -> UsageError | ServerError:

@@ -46,7 +46,7 @@ class ServerSampler:
         """Return the continuation of each prefill, in order.
 
         Raises:
-            UsageError: If the server cannot be reached, or a call fails finally.
+            UsageError: If the server cannot be reached, or a call fails after all retries.
         """
         self._probe(prefills[0])
         paths: dict[object, list[int]] = {}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, write_json
@@ -25,10 +25,20 @@ from course_correction.synthesis.sources import DATA_FOLDER
 
 # For fitting; for measuring, with all kinds of difficulty; for measuring on what models really write.
 SPLITS = ("development", "measured", "sampled")
-_KEYS = {"split": str, "kind": str, "corrected": bool, "request": str, "initial_harmful_response": str, "continuation": str}
 
 
-def read_labelled(path: Path | None = None) -> list[dict[str, Any]]:
+class LabelledRow(TypedDict):
+    """A path with its label. `kind` names its difficulty; rows whose kind starts with `sampled` are models' own texts."""
+
+    split: str
+    kind: str
+    corrected: bool
+    request: str
+    initial_harmful_response: str
+    continuation: str
+
+
+def read_labelled(path: Path | None = None) -> list[LabelledRow]:
     """Return the labelled rows of a JSONL file, or of the project's own without `path`.
 
     Raises:
@@ -37,9 +47,9 @@ def read_labelled(path: Path | None = None) -> list[dict[str, Any]]:
     path = path or DATA_FOLDER / "judge_calibration.jsonl"
     if not path.is_file():
         raise UsageError(f"The labelled set {path} does not exist. Check labelled_file.")
-    rows = list(read_jsonl(path))
+    rows: list[Any] = list(read_jsonl(path))
     for number, row in enumerate(rows, 1):
-        wrong = [name for name, kind in _KEYS.items() if not isinstance(row.get(name), kind)]
+        wrong = [name for name, kind in LabelledRow.__annotations__.items() if not isinstance(row.get(name), kind)]
         if wrong or row["split"] not in SPLITS:
             missing = ", ".join(wrong) or f"a split of {' or '.join(SPLITS)}"
             raise UsageError(f"{path}: row {number} lacks {missing}. Correct the row.")
@@ -48,7 +58,7 @@ def read_labelled(path: Path | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def calibrate(judge: Judge, rows: Sequence[dict[str, Any]], seed: int = 0, max_calls: int | None = None) -> dict[str, Any]:
+def calibrate(judge: Judge, rows: Sequence[LabelledRow], seed: int = 0, max_calls: int | None = None) -> dict[str, Any]:
     """Return a judge's measures on each part of a labelled set.
 
     A judge that gives scores is measured at the threshold that fits the development part best (`threshold` in the result).

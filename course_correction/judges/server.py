@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 class OpenAIJudge:
     """Asks a chat model on any OpenAI-compatible server (`Server`, which takes `settings`); departs in D6.
 
-    A path whose call fails finally is unscored. Answers are cached on disk by question and model, without any text, so that
-    the same question is paid for once.
+    A path whose call fails after all retries is unscored. Answers are cached on disk by question and model, without any
+    text, so that a question is paid for once.
 
     Args:
         model: Its name there.

@@ -1,5 +1,6 @@
 """Laws of the dtype: what suits the machine, unless one is requested."""
 
+import copy
 import sys
 from typing import Any
 
@@ -18,8 +19,6 @@ def has_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_checkpoint_is_loaded_in_float32_where_bfloat16_is_slow(has_bfloat16, tiny_model_folder, tmp_path, tiny_llama):
-    import copy
-
     copy.deepcopy(tiny_llama).to(torch.bfloat16).save_pretrained(tmp_path)
     assert has_fast_bfloat16() == has_bfloat16
     assert load_model(str(tmp_path)).dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)

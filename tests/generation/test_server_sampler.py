@@ -12,9 +12,11 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.base.settings import check_values, identity_of
 from course_correction.generation.choice import SamplerSettings, check_backend
+from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.openai_client import Server, ServerError
 from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.generation.samplers import ModelSampler
+from tests.support.chat_models import build_tiny_model
 from tests.support.resumable_rows import rows_so_far
 from tests.support.server import GREEDY, Scripted, make_prefills, server_sampler
 
@@ -58,8 +60,6 @@ def test_a_server_that_misreads_token_ids_is_sent_text(tiny_sampler: ModelSample
 
 
 def test_a_bos_that_the_server_adds_is_not_sent(tokenizers: dict[str, Tokenizer], tiny_llama: Model) -> None:
-    from tests.support.chat_models import build_tiny_model
-
     tokenizer = tokenizers["llama-3"]
     sampler = ModelSampler(build_tiny_model("llama", tokenizer), tokenizer, batch_size=16)
     scripted = Scripted(sampler, takes_ids=False, adds_bos=True)
@@ -189,7 +189,7 @@ def test_a_missing_server_is_reported_within_seconds(tiny_tokenizer: Tokenizer) 
     assert time.monotonic() - start < 10
 
 
-def test_a_finally_failed_call_names_its_status(tiny_sampler: ModelSampler) -> None:
+def test_a_call_that_fails_after_all_retries_names_its_status(tiny_sampler: ModelSampler) -> None:
     scripted = Scripted(tiny_sampler)
     scripted.fault = lambda number: FAULTS["503"]
     with scripted.serve() as url, pytest.raises(ServerError, match="http 503"):
@@ -278,7 +278,6 @@ def test_paths_and_groups_from_transformers_serve_equal_those_of_the_model_in_th
 ) -> None:
     from course_correction.evaluation.run import evaluate
     from course_correction.evaluation.settings import EvaluationSettings
-    from course_correction.generation.offline_models import resolve_model_name
     from course_correction.synthesis.run import synthesize
     from course_correction.synthesis.settings import SynthesisSettings
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from course_correction.base.errors import UsageError
@@ -189,7 +190,6 @@ def test_messages_without_a_prefill_are_refused(inspect_task: ModuleType) -> Non
 def test_inspect_runs_the_registration_of_the_benchmark(
     inspect_task: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
     from inspect_ai import eval as inspect_eval
     from inspect_ai._eval.task import hf
     from inspect_ai.model import ModelOutput, ModelUsage, get_model

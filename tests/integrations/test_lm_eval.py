@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from course_correction.generation.chat_format import encode_answer, render_prompt
+from course_correction.generation.loading import load_tokenizer
 from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.protocol import Model, Tokenizer
 from course_correction.judges.pattern import PatternJudge
@@ -91,8 +92,6 @@ def test_the_harness_leaves_out_items_shorter_than_k_and_paths_without_a_verdict
 
 @pytest.mark.slow
 def test_the_harness_reproduces_smollm2_s_greedy_paths(harness: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    from course_correction.generation.loading import load_tokenizer
-
     folder = resolve_model_name("smollm2-135m")
     results = harness(folder, ["c2_eval_10", "c2_eval_80"], 8, 3)
     wanted, _ = run_eval_py(

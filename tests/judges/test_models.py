@@ -1,9 +1,12 @@
 """Laws of judges: texts stay inside their fence; chat models, classifiers, votes, and the choice by settings."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import check_values, identity_of
@@ -65,8 +68,6 @@ def chat_judge(tiny_model_folder) -> TransformersJudge:
 
 
 def test_a_chat_models_score_is_its_probability_of_yes_and_does_not_depend_on_the_batch(chat_judge, monkeypatch):
-    import torch
-
     monkeypatch.setattr(judge_prompt, "_LEAST_ANSWER_MASS", 0.0)
     paths = sample_paths("wait", "a longer continuation that says more", "stop", "")
     together = chat_judge.scores(paths)
@@ -95,8 +96,6 @@ def test_the_threshold_decides(chat_judge, monkeypatch, threshold, wanted):
 
 
 def test_a_template_without_a_system_turn_is_asked_in_one_turn(tokenizers, chat_judge, monkeypatch):
-    import copy
-
     tokenizer = copy.deepcopy(tokenizers["llama-2"])
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
     tokenizer.chat_template = refusing + tokenizer.chat_template
@@ -132,9 +131,6 @@ def test_a_hostile_continuation_neither_closes_its_fence_nor_becomes_a_turn(chat
 
 
 def save_classifier(folder: Path, tokenizer: Tokenizer, labels: dict[int, str]) -> str:
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification
-
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,

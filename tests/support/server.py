@@ -19,6 +19,7 @@ import pytest
 from course_correction.generation import openai_client
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.decoding import continue_prefills
+from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.openai_client import Server
 from course_correction.generation.protocol import Prefill, SamplingSettings, Tokenizer
 from course_correction.generation.samplers import ModelSampler
@@ -156,8 +157,6 @@ def server_sampler(url: str, tokenizer: Tokenizer, **limits: Any) -> ServerSampl
 @pytest.fixture(scope="module")
 def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`transformers serve` with SmolLM2 on loopback; gives its base URL."""
-    from course_correction.generation.offline_models import resolve_model_name
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
