@@ -47,7 +47,7 @@ def measure(
     model: EvaluatedModel,
     judge_name: str,
     seconds: float,
-    suites: Mapping[str, Mapping[str, Any]],
+    suites: Mapping[str, Mapping[str, object]],
 ) -> Metrics:
     """Return the metrics of an evaluation whose paths are sampled and judged.
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from course_correction.base.files import chunked
 from course_correction.base.ranks import Ranks
+from course_correction.base.resumable_rows import Rows
 from course_correction.base.settings import identity_of
 from course_correction.evaluation.items import EvaluationItems
 from course_correction.evaluation.prefills import reference_prefill
@@ -25,7 +26,7 @@ def read_paths(folder: Path) -> Iterator[GenerationRow]:
     return (row for row in read_generations(folder) if not row.get("too_short"))
 
 
-def sampling_identity(settings: EvaluationSettings, items: EvaluationItems, model: EvaluatedModel) -> dict[str, Any]:
+def sampling_identity(settings: EvaluationSettings, items: EvaluationItems, model: EvaluatedModel) -> dict[str, object]:
     """Return what decides the sampled rows: a folder that holds rows under other values is refused."""
     about_items = {"num_requests": len(items.rows), "items_digest": items.digest}
     return model.identity() | identity_of(settings, "sampling") | about_items
@@ -37,7 +38,7 @@ def sample_paths(
     """Write generations.jsonl: rows by item, then k, then path."""
     units = chunked(items.rows, settings.requests_per_unit)
 
-    def is_complete(rows: list[dict[str, Any]]) -> bool:
+    def is_complete(rows: Rows) -> bool:
         short = sum(row.get("too_short", False) for row in rows)
         return len(rows) - short == (len(settings.prefill_tokens) - short) * settings.num_paths
 

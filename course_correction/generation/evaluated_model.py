@@ -6,7 +6,7 @@ Knows nothing of items, judges or metrics.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import Rows, run_units
@@ -14,7 +14,8 @@ from course_correction.base.settings import identity_of, setting
 from course_correction.generation.chat_format import read_chat_template
 from course_correction.generation.choice import SamplerSettings, load_sampler
 from course_correction.generation.loading import load_reference_model, load_tokenizer, pick_dtype, weights_identity
-from course_correction.generation.protocol import Model, Tokenizer
+from course_correction.generation.protocol import Model, Sampler, Tokenizer
+from course_correction.generation.samplers import ModelSampler
 
 # The settings that may name a local folder with weights.
 _WEIGHTS = ("model_name_or_path", "adapter_name_or_path", "reference_model")
@@ -62,8 +63,8 @@ class EvaluatedModel:
     def __init__(self, settings: EvaluatedModelSettings) -> None:
         """Load nothing yet."""
         self._settings = settings
-        self._sampler: Any = None
-        self._tokenizer: Any = None
+        self._sampler: Sampler | None = None
+        self._tokenizer: Tokenizer | None = None
 
     @property
     def dtype(self) -> str:
@@ -81,17 +82,17 @@ class EvaluatedModel:
         """Whether a server runs the model, so that only its texts are available."""
         return self._settings.backend == "openai"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the settings that name this model and how it runs, with digests of local weights."""
-        identity = identity_of(self._settings, "model")
+        identity: dict[str, object] = identity_of(self._settings, "model")
         identity |= {"dtype": self.dtype, "chat_template": read_chat_template(self._settings.chat_template)}
         for name in _WEIGHTS:
             folder = identity[name]
-            if folder and Path(folder).is_dir():
+            if isinstance(folder, str) and folder and Path(folder).is_dir():
                 identity[f"{name}_weights"] = weights_identity(Path(folder))
         return identity
 
-    def sampler(self) -> Any:
+    def sampler(self) -> Sampler:
         """Return the sampler; load the model on first use."""
         if self._sampler is None:
             settings = self._settings
@@ -103,6 +104,12 @@ class EvaluatedModel:
             }
             self._sampler = load_sampler(settings.model_name_or_path, settings.model_revision, loading, settings)
         return self._sampler
+
+    def local_sampler(self) -> ModelSampler:
+        """Return the sampler of a model in this process, for stages that read its distributions."""
+        sampler = self.sampler()
+        assert isinstance(sampler, ModelSampler), "the stage should have refused a model on a server"
+        return sampler
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer without loading the model."""
@@ -138,7 +145,7 @@ def has_one_row(rows: Rows) -> bool:
 def sample_rows(
     path: Path,
     units: Sequence[Sequence[str]],
-    sample_unit: Callable[[int], Sequence[Mapping[str, Any]]],
+    sample_unit: Callable[[int], Sequence[Mapping[str, object]]],
     model: EvaluatedModel,
     ranks: Ranks,
     label: str,

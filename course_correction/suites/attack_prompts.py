@@ -243,7 +243,7 @@ def _plain_row(source: _Source, number: int, row: dict[str, Any]) -> AttackPromp
     return AttackPrompt(attack, behavior_id, behavior, category, _prompt(source, number, row), cipher)
 
 
-def _optional(row: Mapping[str, Any], key: str) -> str | None:
+def _optional(row: Mapping[str, object], key: str) -> str | None:
     value = row.get(key)
     return value.encode(errors="replace").decode() if isinstance(value, str) and value.strip() else None
 
@@ -270,23 +270,23 @@ def _load(source: _Source, content: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def _text(source: _Source, number: int, row: Mapping[str, Any], key: str) -> str:
+def _text(source: _Source, number: int, row: Mapping[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip() or re.search("[\ud800-\udfff]", value):
         raise UsageError(f"{source.entry}: row {number} has a null or empty {key}. Remove that row.")
     return value
 
 
-def _prompt(source: _Source, number: int, row: Mapping[str, Any]) -> str | None:
+def _prompt(source: _Source, number: int, row: Mapping[str, object]) -> str | None:
     """Return the prompt of a row. None stays None; any other value that is not a text is refused."""
     return None if row.get("prompt") is None else _text(source, number, row, "prompt")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
 
-def _keys(row: Mapping[str, Any]) -> str:
+def _keys(row: Mapping[str, object]) -> str:
     """Return the keys that look like names. A key may be a harmful text, so others are only counted."""
     names = [key for key in row if re.fullmatch(r"[A-Za-z_]{1,24}", key)]
     others = len(row) - len(names)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
@@ -51,7 +51,7 @@ def read_contrast_rows(folder: Path) -> list[ContrastRow]:
     return cast(list[ContrastRow], list(read_jsonl(folder / ROWS_FILE)))
 
 
-def identity(inputs: SuiteInputs) -> dict[str, Any]:
+def identity(inputs: SuiteInputs) -> dict[str, object]:
     """Return what decides the rows."""
     rows = build_contrasts(inputs.settings, inputs.items)
     digest = text_digest(*(str(value) for row in rows for value in astuple(row)))

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_PER_UNIT
+from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
 from course_correction.generation.protocol import Prefill, SamplingSettings
 from course_correction.judges.pattern import judge_refusal
@@ -14,6 +14,8 @@ from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import rate_with_interval
 from course_correction.suites.settings import SuiteSettings
 from course_correction.synthesis.sources import read_benign_rows
+
+BENIGN_ANSWERS_FILE = "benign_answers.jsonl"
 
 
 class BenignAnswerRow(TypedDict):
@@ -46,13 +48,13 @@ def sample_benign_answers(folder: Path, settings: SuiteSettings, model: Evaluate
     sample_rows(folder / BENIGN_ANSWERS_FILE, ids, answer, model, ranks, "benign prompts")
 
 
-def measure_over_refusal(folder: Path, baseline: Path | None, seed: int) -> dict[str, Any]:
+def measure_over_refusal(folder: Path, baseline: Path | None, seed: int) -> dict[str, object]:
     """Return the parts `over_refusal` and, with a baseline, `over_refusal_difference` of metrics.json.
 
     The difference is None if the baseline asked no benign prompt.
     """
     refusals = _read_refusals(folder)
-    metrics: dict[str, Any] = {"over_refusal": rate_with_interval(list(refusals.values()), seed)}
+    metrics: dict[str, object] = {"over_refusal": rate_with_interval(list(refusals.values()), seed)}
     if baseline:
         before = _read_refusals(baseline)
         metrics["over_refusal_difference"] = paired_rate_difference(

@@ -34,7 +34,7 @@ def measure_benign_kl(folder: Path, model: EvaluatedModel, max_benign: int) -> B
     path = folder / FILE
     if not path.exists():
         logger.info(f"Measuring the KL divergence to {model.reference_name} on benign answers")
-        sampler = model.sampler()
+        sampler = model.local_sampler()
         rows = read_benign_rows("eval")[:max_benign]
         write_json(path, compute_benign_kl(sampler.model, model.load_reference(), sampler.tokenizer, rows))
     measured: BenignKL = json.loads(path.read_text(encoding="utf-8"))

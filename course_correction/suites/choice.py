@@ -5,7 +5,6 @@ To add a suite, write a module of the form `protocol.Suite`, add its settings to
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
@@ -50,6 +49,6 @@ def sample_suite(name: str, inputs: SuiteInputs, ranks: Ranks) -> None:
         suite.sample(inputs, ranks)
 
 
-def measure_suite(name: str, inputs: SuiteInputs, judge: Judge) -> Mapping[str, Any]:
+def measure_suite(name: str, inputs: SuiteInputs, judge: Judge) -> Mapping[str, object]:
     """Return a suite's part of metrics.json."""
     return _load_suite(name).measure(inputs, judge)

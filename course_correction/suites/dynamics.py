@@ -67,7 +67,7 @@ class DynamicsRow(TypedDict):
     read: list[dict[str, Any]]
 
 
-def identity(inputs: SuiteInputs) -> dict[str, Any]:
+def identity(inputs: SuiteInputs) -> dict[str, object]:
     """Return what decides the rows.
 
     Raises:
@@ -90,7 +90,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     load_reference = cache(evaluated.load_reference)
 
     def work(unit: int) -> list[DynamicsRow]:
-        sampler, reference = evaluated.sampler(), load_reference()
+        sampler, reference = evaluated.local_sampler(), load_reference()
         model, tokenizer = sampler.model, sampler.tokenizer
         tokens = safety_tokens(tokenizer)
         items = [_encode_item(item, tokenizer, settings.prefill_tokens) for item in units[unit]]

@@ -42,7 +42,7 @@ ROWS_FILE = "general.jsonl"
 _COMPARABLE = ("general_num_fewshot", "general_chat_template", "general_data", "lm_eval")
 
 
-def identity(inputs: SuiteInputs) -> dict[str, Any]:
+def identity(inputs: SuiteInputs) -> dict[str, object]:
     """Return what decides the rows, and refuse what could not be run.
 
     Raises:
@@ -52,7 +52,7 @@ def identity(inputs: SuiteInputs) -> dict[str, Any]:
     settings = inputs.settings
     if settings.backend == "openai":
         raise UsageError("suite general runs the model in this process, but backend is openai. Use backend: transformers.")
-    identity = {"lm_eval": harness_version()} | identity_of(settings, "general")
+    identity: dict[str, object] = {"lm_eval": harness_version()} | identity_of(settings, "general")
     tasks = expand_tasks(settings.general_tasks)
     if not rows_exist(inputs.folder / ROWS_FILE):
         check_tasks(tuple(tasks))
@@ -67,7 +67,7 @@ def identity(inputs: SuiteInputs) -> dict[str, Any]:
     return identity
 
 
-def _check_baseline(folder: Path, identity: dict[str, Any]) -> None:
+def _check_baseline(folder: Path, identity: dict[str, object]) -> None:
     """Refuse a baseline whose model was asked other questions."""
     file = folder / RUN_FILE
     runs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -94,7 +94,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
 
     @cache
     def wrapped_model() -> Any:
-        sampler = evaluated.sampler()
+        sampler = evaluated.local_sampler()
         return wrap_model(sampler.model, sampler.tokenizer, settings.general_batch_size)
 
     def work(unit: int) -> list[TaskRow]:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, text_digest
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _JUDGING = "jailbreak_judging"
 
 
-def identity(inputs: SuiteInputs) -> dict[str, Any]:
+def identity(inputs: SuiteInputs) -> dict[str, object]:
     """Return what decides the rows, once the files are read and fit the judge and the baseline.
 
     Raises:
@@ -65,7 +65,7 @@ def _read_prompts(settings: JailbreakSettings) -> list[tuple[str, int, AttackPro
     )
 
 
-def _judging_identity(settings: SuiteSettings) -> dict[str, Any]:
+def _judging_identity(settings: SuiteSettings) -> dict[str, object]:
     judge = settings.jailbreak_judge
     identity = identity_of(settings, _JUDGING)
     identity["jailbreak_judge_model"] = settings.jailbreak_judge_model or DEFAULT_MODELS.get(judge)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from course_correction.base.ranks import Ranks
 from course_correction.generation.evaluated_model import EvaluatedModel
@@ -38,7 +38,7 @@ class Suite(Protocol):
 
     ROWS_FILE: str
 
-    def identity(self, inputs: SuiteInputs) -> dict[str, Any]:
+    def identity(self, inputs: SuiteInputs) -> dict[str, object]:
         """Return what decides the rows, beside the model.
 
         Raises:
@@ -50,6 +50,6 @@ class Suite(Protocol):
         """Write the rows, unit by unit, on all processes."""
         ...
 
-    def measure(self, inputs: SuiteInputs, judge: Judge) -> Mapping[str, Any]:
+    def measure(self, inputs: SuiteInputs, judge: Judge) -> Mapping[str, object]:
         """Return the suite's part of metrics.json from finished rows. Runs on the main process."""
         ...
