@@ -221,12 +221,14 @@ def test_two_processes_share_the_tasks_and_write_the_bytes_of_one(
     script = tmp_path / "share.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from suites_support import Ranks, general_evaluation, sample_suite\n"
+        "from course_correction.base.ranks import Ranks\n"
+        "from course_correction.suites.choice import sample_suite\n"
+        "from tests.support.suites import general_evaluation\n"
         "ranks = Ranks()\n"
         f"sample_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
         "ranks.leave()\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
