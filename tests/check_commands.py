@@ -16,7 +16,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/results.md", "CONTRIBUTING.md", "recipes/README.md", "integrations/README.md")
+DOCUMENTS = (
+    "README.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    "CONTRIBUTING.md",
+    "recipes/README.md",
+    "integrations/README.md",
+)
 OWN_PACKAGES = {"benchmarks", "course_correction", "integrations"}
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
