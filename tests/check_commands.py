@@ -96,7 +96,7 @@ def parse_script(script: str, arguments: list[str]) -> None:
         parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])
     else:
         module = importlib.import_module(script.removesuffix(".py"))
-        names = {"c2_syn": "SynthesisSettings", "c2_eval": "ItemSettings", "eval": "EvaluationSettings"}
+        names = {"c2_syn": "C2SynSettings", "c2_eval": "C2EvalSettings", "eval": "EvaluationSettings"}
         parse_settings([getattr(module, names[module.__name__])], arguments)
 
 

@@ -15,7 +15,7 @@ from course_correction.base.run_folder import library_versions
 from course_correction.synthesis.ranked_groups import KINDS
 from course_correction.synthesis.sources import SEED
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "dataset_card.md"
+TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 # Settings that say where a result goes and how fast, not what it is.
 WHERE_TO = frozenset(
     {"output_dir", "export_dir", "push_to_hub", "hub_private_repo", "hub_dataset_id", "gated"}

@@ -14,7 +14,7 @@ from course_correction.hub.push import open_repo, push
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).resolve().parents[2] / "metrics" / "corr_at_k"
+FOLDER = Path(__file__).resolve().parent / "corr_at_k"
 
 
 @dataclass

@@ -84,7 +84,7 @@ def test_the_card_tells_how_the_data_was_made_and_holds_no_text_of_it(hub, machi
     source = write_rows(machine.folder / "pairs.jsonl", rows)
     groups = machine.folder / "runs/mine"
     code = f"""
-from c2_syn import SynthesisSettings, export
+from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 from course_correction.synthesis.ranked_groups import build_ranked_group, draft_corrections
 from course_correction.base.files import to_json_line, write_json
 from course_correction.synthesis.sources import *
@@ -92,7 +92,7 @@ from pathlib import Path
 from collections import Counter
 folder = Path("runs/mine"); folder.mkdir(parents=True)
 source, teacher = {str(source)!r}, "meta-llama/Llama-2-7b-chat-hf"
-settings = SynthesisSettings(source=source, teacher="transformers", teacher_model=teacher)
+settings = C2SynSettings(source=source, teacher="transformers", teacher_model=teacher)
 found = list(select_source_pairs(read_source_rows(source), source, SelectionRules(40), frozenset(), Counter()))
 with open(folder / "groups.jsonl", "w") as file:
     for pair in found:
@@ -100,7 +100,7 @@ with open(folder / "groups.jsonl", "w") as file:
         texts = [" Xylophonically put, no." + str(n) for n in range(4)]
         file.write(to_json_line(build_ranked_group(pair, *draft, "Xylophonically safe.", texts, teacher)))
 write_json(folder / "selection.json", {{"kept": len(found), "dropped": {{"response_too_short": 2}}}})
-export(folder / "groups.jsonl", folder / "export", settings)
+export_c2_syn(folder / "groups.jsonl", folder / "export", settings)
 answer = len(found)
 """
     count = machine.python(code)
@@ -239,14 +239,15 @@ def test_750_000_pairs_go_up_in_shards_with_bounded_memory_and_load_back(hub, ma
 import re
 from pathlib import Path
 from benchmarks.bench_export import write_groups
-from c2_syn import SynthesisSettings, export, push_dataset, open_dataset_repo
+from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
+from course_correction.hub.push import push_dataset, open_dataset_repo
 from course_correction.base.files import write_json
 folder = Path("runs/large"); folder.mkdir(parents=True)
 write_groups(folder / "groups.jsonl", 50_000)
 write_json(folder / "selection.json", {"kept": 50_000, "dropped": {}})
-settings = SynthesisSettings(push_to_hub=True, hub_dataset_id="me/large")
+settings = C2SynSettings(push_to_hub=True, hub_dataset_id="me/large")
 repo = open_dataset_repo(settings)
-rows = export(folder / "groups.jsonl", folder / "export", settings)
+rows = export_c2_syn(folder / "groups.jsonl", folder / "export", settings)
 push_dataset(repo, folder / "export", ["pairs", "ranked"])
 # What getrusage says begins with the memory of the process that this one was forked from.
 answer = [rows, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20]

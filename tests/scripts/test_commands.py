@@ -60,8 +60,8 @@ def test_help_names_every_setting_of_the_script(script):
     import dataclasses
 
     names = {
-        "c2_syn.py": ["SynthesisSettings"],
-        "c2_eval.py": ["ItemSettings"],
+        "c2_syn.py": ["C2SynSettings"],
+        "c2_eval.py": ["C2EvalSettings"],
         "eval.py": ["EvaluationSettings"],
         "train_dpo.py": ["TrainingData", "ObjectiveSettings"],
     }

@@ -12,7 +12,7 @@ from course_correction.base.settings import parse_settings
 from tests.support.rows import ROOT
 from tests.support.training import ON_CPU
 
-SETTINGS = {"c2_syn": "SynthesisSettings", "c2_eval": "EvaluationSettings", "dpo": "TrainingData"}
+SETTINGS = {"c2_syn": "C2SynSettings", "c2_eval": "EvaluationSettings", "dpo": "TrainingData"}
 MODULES = {"c2_syn": "c2_syn", "c2_eval": "eval", "dpo": "train_dpo"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
