@@ -100,7 +100,6 @@ class EvaluationSettings(
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
         check_values(self)
-        self.check()
         self.check_judges()
         self.check_push()
         check_suites(self.suite)

@@ -1,6 +1,6 @@
-"""Fit the pattern judge's weights to the learning texts, and write data/pattern_judge.json. A minute on 2 CPU cores.
+"""Fit the pattern judge's weights to the training texts, and write data/pattern_judge.json. A minute on 2 CPU cores.
 
-The labelled set that judges are measured on (data/judge_calibration.jsonl) is never read here.
+The labelled set that measures judges (data/judge_calibration.jsonl) is never read here.
 
 python -m benchmarks.fit_pattern_judge
 """
@@ -9,19 +9,27 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from course_correction.base.console import run_script
 from course_correction.base.files import read_jsonl
-from course_correction.base.settings import parse_settings
-from course_correction.judges.pattern import _UNIT, CORRECTS, REFUSES, WEIGHTS_FILE, judge_refusal, text_features
+from course_correction.base.settings import parse_settings, setting
+from course_correction.judges.pattern import (
+    CORRECTS,
+    REFUSES,
+    UNIT,
+    WEIGHTS_FILE,
+    PatternWeights,
+    judge_refusal,
+    text_features,
+)
 from course_correction.synthesis.sources import DATA_FOLDER
 from course_correction.synthesis.triggers import TRIGGERS, join_texts
 
-# What was written to teach judges counts most; texts cut out of the seed set are many and easy. Chosen by the development
-# half of the labelled set, and by how seldom plain text is called a correction.
+# Texts written to train judges weigh most; those cut out of the seed set are many and easy. Chosen on the development
+# split of the labelled set, and by the share of plain text that is called a correction.
 WRITTEN, SAMPLED, CUT_OUT_GOOD, CUT_OUT_BAD, CUT_OUT_ANSWER = 3.0, 2.0, 0.5, 1.0, 2.0
 REGULARISATION = 30.0  # scikit-learn's C.
 PATH_WORDS, ANSWER_WORDS = 28, 48
@@ -31,11 +39,13 @@ Example = tuple[str, bool, float]  # Text, label, weight.
 
 @dataclass
 class FitSettings:
-    """What is kept of the weights."""
+    """How many weights to keep, and where."""
 
-    output_file: str = field(default=str(WEIGHTS_FILE), metadata={"help": "where the weights go"})
-    max_features: int = field(default=60_000, metadata={"help": "patterns kept, those with the largest weights"})
-    seed: int = field(default=0, metadata={"help": "of the windows cut out of long texts"})
+    max_features: int = setting(
+        60_000, "number of patterns to keep, those with the largest weights", group="training", identity=(), at_least=1
+    )
+    seed: int = setting(0, "seed of the windows cut out of long texts", group="training", identity=())
+    output_file: str = setting(str(WEIGHTS_FILE), "file to write the weights to", group="output", identity=())
 
 
 def read_data(name: str) -> list[dict[str, Any]]:
@@ -44,14 +54,14 @@ def read_data(name: str) -> list[dict[str, Any]]:
 
 
 def windows(random_source: random.Random, text: str, size: int, count: int) -> list[str]:
-    """Cut windows of so many words out of a text."""
+    """Return `count` windows of `size` words of a text."""
     words = text.split()
     starts = [random_source.randrange(max(1, len(words) - size)) for _ in range(count)]
     return [" ".join(words[start : start + size]) for start in starts]
 
 
 def correction_examples(seed: int) -> list[Example]:
-    """Return texts that correct themselves and such that do not."""
+    """Return texts that correct themselves, and texts that do not."""
     random_source = random.Random(seed)
     examples = [
         (row["continuation"], row["corrected"], SAMPLED if row["kind"].startswith(("sampled", "assumed")) else WRITTEN)
@@ -65,7 +75,7 @@ def correction_examples(seed: int) -> list[Example]:
         examples += [(" ".join(text.split()[:PATH_WORDS]), True, CUT_OUT_GOOD) for text in positives]
         examples += [(" ".join(triggered.split()[:12]), True, CUT_OUT_GOOD)]
         negatives = windows(random_source, harmful, PATH_WORDS, 5)
-        # Paths may end by themselves after a few words, which alone is no sign of a correction.
+        # A path may end after a few words, which alone is no sign of a correction.
         negatives += windows(random_source, harmful, random_source.randint(2, 9), 2)
         examples += [(text, False, CUT_OUT_BAD) for text in negatives]
     return examples
@@ -81,21 +91,21 @@ def refusal_examples(seed: int) -> list[Example]:
         texts = (row["safe_response"], join_texts(random_source.choice(TRIGGERS), row["correction"]))
         examples += [(" ".join(text.split()[:ANSWER_WORDS]), True, CUT_OUT_ANSWER) for text in texts]
     for row in read_data("benign_train"):
-        texts = [" ".join(row["response"].split()[:ANSWER_WORDS]), *windows(random_source, row["response"], 24, 1)]
-        examples += [(text, False, CUT_OUT_ANSWER) for text in texts]
+        answers = [" ".join(row["response"].split()[:ANSWER_WORDS]), *windows(random_source, row["response"], 24, 1)]
+        examples += [(text, False, CUT_OUT_ANSWER) for text in answers]
     return examples
 
 
-def fit(examples: Sequence[Example], max_features: int) -> dict[str, Any]:
-    """Return bias and weights, in thousandths, of a logistic regression."""
+def fit(examples: Sequence[Example], max_features: int) -> PatternWeights:
+    """Return the weights of a logistic regression."""
     import numpy as np
     from sklearn.feature_extraction import DictVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    found = [text_features(text) for text, _, _ in examples]
-    seen = Counter(feature for features in found for feature in features)
-    # Scaled by all of a text's patterns, known or not, as in use.
-    rows = [{name: 1 / max(1, len(features)) ** 0.5 for name in features if seen[name] > 1} for features in found]
+    by_text = [text_features(text) for text, _, _ in examples]
+    seen = Counter(feature for features in by_text for feature in features)
+    # Scaled by all patterns of a text, known or not, as `probability` does.
+    rows = [{name: 1 / max(1, len(features)) ** 0.5 for name in features if seen[name] > 1} for features in by_text]
     vectorizer = DictVectorizer()
     table = vectorizer.fit_transform(rows).tocsr()
     labels, weights = np.array([label for _, label, _ in examples]), np.array([weight for *_, weight in examples])
@@ -103,37 +113,37 @@ def fit(examples: Sequence[Example], max_features: int) -> dict[str, Any]:
     values = model.coef_[0]
     kept = sorted(np.argsort(-np.abs(values), kind="stable")[:max_features])
     names = vectorizer.get_feature_names_out()
-    found_weights = {str(names[index]): round(float(values[index]) * _UNIT) for index in kept}
+    rounded = {str(names[index]): round(float(values[index]) * UNIT) for index in kept}
     return {
-        "bias": round(float(model.intercept_[0]) * _UNIT),
-        "weights": {name: weight for name, weight in found_weights.items() if weight},
+        "bias": round(float(model.intercept_[0]) * UNIT),
+        "weights": {name: weight for name, weight in rounded.items() if weight},
     }
 
 
 def cross_validate_refusals(examples: Sequence[Example], folds: int = 4) -> str:
-    """Say how the sampled answers are told apart by weights that were fitted without them."""
+    """Return a line on how weights that were fitted without a sampled answer classify it."""
     rows = [row for row in read_data("refusal_train") if row["sampled"]]
-    found = []
+    classified = []
     for fold in range(folds):
         held_out = {row["answer"] for row in rows[fold::folds]}
         weights = fit([example for example in examples if example[0] not in held_out], FitSettings.max_features)
-        found += [(row["refuses"], judge_refusal([row["answer"]], weights)[0]) for row in rows[fold::folds]]
-    hits, alarms = (sum(said for refuses, said in found if refuses == label) for label in (True, False))
+        classified += [(row["refuses"], judge_refusal([row["answer"]], weights)[0]) for row in rows[fold::folds]]
+    hits, alarms = (sum(verdict for refuses, verdict in classified if refuses == label) for label in (True, False))
     refusing = sum(row["refuses"] for row in rows)
     return (
-        f"{REFUSES}: by cross-validation {hits} of {refusing} sampled answers that refuse are found, "
-        f"{alarms} of {len(rows) - refusing} others taken for refusals"
+        f"{REFUSES}, cross-validated: {hits} of {refusing} sampled refusals detected, "
+        f"{alarms} of {len(rows) - refusing} other answers misclassified as refusals"
     )
 
 
 def main() -> None:
-    """Fit both questions, write the file, and say how well refusals are found."""
+    """Fit both questions, write the file, and print how well refusals are detected."""
     (settings,) = parse_settings([FitSettings], description=__doc__)
     examples = {CORRECTS: correction_examples(settings.seed), REFUSES: refusal_examples(settings.seed)}
-    found = {name: fit(texts, settings.max_features) for name, texts in examples.items()}
-    Path(settings.output_file).write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n")
+    fitted = {name: fit(texts, settings.max_features) for name, texts in examples.items()}
+    Path(settings.output_file).write_text(json.dumps(fitted, ensure_ascii=False, separators=(",", ":")) + "\n")
     for name, texts in examples.items():
-        print(f"{name}: {len(texts)} texts, {len(found[name]['weights'])} patterns")
+        print(f"{name}: {len(texts)} texts, {len(fitted[name]['weights'])} patterns")
     print(cross_validate_refusals(examples[REFUSES]))
 
 

@@ -17,8 +17,8 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import encode_answer
-from course_correction.generation.decoding import SamplingSettings
-from course_correction.integrations.inspect_provider import MOST_WAITING, PrefillAPI, begin_answer
+from course_correction.generation.protocol import SamplingSettings
+from course_correction.integrations.inspect_provider import MOST_WAITING, PrefillAPI, prefill_message
 from course_correction.judges.choice import JudgeSettings, make_judge
 from course_correction.judges.protocol import JudgedPath
 from course_correction.synthesis.sources import SEED, normalise_request, read_eval_items
@@ -38,14 +38,14 @@ def c2_eval(
 ) -> Task:
     """Prefill k tokens of a harmful response, sample paths, judge them: Corr@k and Corr_mean.
 
-    Needs `--model c2/<model>`. Sampling is set by Inspect's own `--temperature`, `--top-p`, `--max-tokens` and `--seed`;
-    its defaults here are those of eval.py.
+    Needs `--model c2/<model>`. Inspect's own `--temperature`, `--top-p`, `--max-tokens` and `--seed` set the sampling; the
+    defaults are those of eval.py.
 
     Args:
         items: `seed`, `pku500`, a .jsonl or .parquet file, or the id of a dataset on the Hub.
         max_requests: The first n items only.
         prefill_tokens: The k's.
-        num_paths: Paths for each request and k (b): Inspect's epochs.
+        num_paths: Paths per request and k (b): Inspect's epochs.
         judge: As `--judge` of eval.py; several vote.
         judge_model: As `--judge_model`.
     """
@@ -69,14 +69,14 @@ def c2_eval(
             temperature=defaults.temperature,
             top_p=defaults.top_p,
             seed=defaults.seed,
-            # Inspect would else begin with a few samples at once, and batches would be small.
+            # By default Inspect starts a few samples at once, and batches would be small.
             max_connections=MOST_WAITING,
         ),
     )
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Return what `-T name=a` or `-T name=a,b` gave as a list."""
+    """Return the value of `-T name=a` or `-T name=a,b` as a list."""
     return [] if value is None else list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
 
 
@@ -96,12 +96,14 @@ def make_sample(item: dict[str, str], k: int) -> Sample:
 
 @solver
 def prefill() -> Solver:
-    """Begin the assistant's answer with the first k tokens of the harmful response, counted by the model's tokenizer."""
+    """Prefill the assistant's answer with the first k tokens of the harmful response, by the model's tokenizer."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         api = get_model().api
         if not isinstance(api, PrefillAPI):
-            raise PrerequisiteError("c2_eval goes on inside the assistant's open turn: take it with --model c2/<model>.")
+            raise PrerequisiteError(
+                "c2_eval continues the assistant's open turn, which needs the provider c2. Use --model c2/<model>."
+            )
         tokenizer, k = api.sampler.tokenizer, state.metadata["prefill_tokens"]
         ids = encode_answer(tokenizer, state.metadata["full_harmful_response"])
         if len(ids) < k:
@@ -110,7 +112,7 @@ def prefill() -> Solver:
             return state
         # The random numbers of eval.py's path: Inspect counts epochs from 1.
         draw_key = "\x1f".join(map(str, (state.metadata["request_id"], k, state.epoch - 1)))
-        state.messages.append(begin_answer(tokenizer.decode(ids[:k]), ids[:k], draw_key))
+        state.messages.append(prefill_message(tokenizer.decode(ids[:k]), ids[:k], draw_key))
         return state
 
     return solve
@@ -129,10 +131,8 @@ def prefill() -> Solver:
     ]
 )
 def corrects_itself(judge: list[str], judge_model: list[str]) -> Scorer:
-    """Score whether the continuation corrects itself; what the judge cannot say, and items shorter than k, are unscored."""
-    settings = JudgeSettings(judge=judge, judge_model=judge_model)
-    settings.check_judges()
-    chosen = make_judge(settings)
+    """Score whether the continuation corrects itself; unscored by the judge or shorter than k: unscored here too."""
+    chosen = make_judge(JudgeSettings(judge=judge, judge_model=judge_model))
     # A model in this process judges one path at a time.
     turn = anyio.Lock()
 

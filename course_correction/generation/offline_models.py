@@ -1,4 +1,4 @@
-"""The offline model: SmolLM2-135M-Instruct from a package of the index, converted once. Knows no other model."""
+"""The offline model: SmolLM2-135M-Instruct from a PyPI package, converted once. Knows no other model."""
 
 import importlib.util
 import logging
@@ -23,7 +23,7 @@ def resolve_model_name(name: str) -> str:
     specification = importlib.util.find_spec(OFFLINE_MODEL_PACKAGE)
     if specification is None:
         return OFFLINE_MODEL_HUB_ID
-    package = Path(next(iter(specification.submodule_search_locations)))
+    package = Path(next(iter(specification.submodule_search_locations or ())))
     files = sorted(package.glob("*.gguf"))
     if not files:
         return OFFLINE_MODEL_HUB_ID
@@ -34,14 +34,14 @@ def resolve_model_name(name: str) -> str:
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
-    """Dequantise once and save as bf16: a model read from GGUF refuses `save_pretrained`, a rebuilt one does not."""
+    """Dequantise and save as bfloat16. The model is rebuilt, for one read from GGUF refuses `save_pretrained`."""
     import shutil
     import tempfile
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logger.info(f"Unpacking {file.name} (once, about 20 s) ...")
+    logger.info(f"Converting {file.name} (once, about 20 s)")
     quiet_libraries()
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -62,7 +62,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence the libraries' own weight-loading bars and warnings that no user can act on."""
+    """Silence the libraries' weight-loading bars, and warnings that users cannot act on."""
     import transformers
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -72,12 +72,12 @@ def quiet_libraries() -> None:
 
 
 def pinned_revision(name: str, revision: str | None) -> str | None:
-    """Return the revision to ask the Hub for: the one given, or the pin of the offline model."""
+    """Return the revision to request from the Hub: `revision`, or the pin of the offline model."""
     return OFFLINE_MODEL_HUB_REVISION if resolve_model_name(name) == OFFLINE_MODEL_HUB_ID else revision
 
 
 def base_model_id(name: str) -> tuple[str, str | None]:
-    """Return the Hub id to call the trained model's base by, and its licence if known; never a path of this machine."""
+    """Return the Hub id that names the trained model's base, and its licence if known; never a local path."""
     if name == OFFLINE_MODEL:
         return OFFLINE_MODEL_HUB_ID, "apache-2.0"
     return (Path(name).name if Path(name).exists() else name), None

@@ -1,7 +1,7 @@
-"""Attention of many short rows to a few long shared beginnings, whose keys and values are computed once and never copied.
+"""Attention of many short rows to a few long shared prefixes, whose keys and values are computed once and never copied.
 
-The trunk and a row's own tokens are attended to apart and joined under one softmax, as in Hydragen (arXiv 2402.05099).
-Knows nothing of tokens or of sampling.
+The trunk and a row's own tokens are attended to separately and joined under one softmax, as in Hydragen (arXiv 2402.05099).
+Knows nothing of token ids or sampling.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
+from course_correction.generation.protocol import Model
+
 _SHARED = "c2_shared_trunk"
-# Architectures whose attention is plain causal attention by the library's attention interface, verified by the tests.
+# Architectures with plain causal attention through the library's attention interface, verified by the tests.
 PLAIN_MODEL_TYPES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
-def shares_prefixes(model: Any) -> bool:
-    """Whether trunks can be shared in this architecture: full attention in every layer, by the attention interface."""
+def shares_prefixes(model: Model) -> bool:
+    """Whether trunks can be shared in this architecture: full attention in every layer, through the attention interface."""
     config = model.config.get_text_config()
     layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
@@ -32,8 +34,8 @@ class SharedTrunks:
     """Keys and values of several trunks, and which rows read them.
 
     Attributes:
-        keys: A tensor a layer, [trunks, kv heads, trunk tokens, size].
-        values: Likewise.
+        keys: A tensor per layer, [trunks, kv heads, trunk tokens, size].
+        values: Like `keys`.
         trunk_of_row: Index of each row's trunk, [rows].
         hidden: True where a row may not see its trunk: [rows, trunk tokens].
         own_hidden: True where a row may not see its own first tokens, the padding before them: [rows, own tokens].
@@ -64,7 +66,7 @@ class SharedTrunks:
         return SharedTrunks(self.keys, self.values, self.trunk_of_row[rows], self.hidden[rows], self.own_hidden[rows])
 
     def by_trunk(self, rows: torch.Tensor) -> torch.Tensor:
-        """Lay rows [rows, kv heads, n, size] out as [trunks, kv heads, width * n, size], empty places at 0."""
+        """Return rows [rows, kv heads, n, size] as [trunks, kv heads, width * n, size], empty places at 0."""
         trunks = self.keys[0].shape[0]
         if not self.is_dense:
             table = rows.new_zeros(trunks * self.width, *rows.shape[1:])
@@ -86,7 +88,7 @@ def _shared_trunk_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Any,
+    attention_mask: None,
     scaling: float,
     shared_trunks: SharedTrunks,
     **kwargs: Any,
@@ -107,7 +109,7 @@ def _shared_trunk_attention(
         own_scores[..., : padding.shape[-1]] = own_scores[..., : padding.shape[-1]].masked_fill(padding, float("-inf"))
     weights = torch.cat([trunk_scores, own_scores.flatten(2, 3)], -1).softmax(-1).to(query.dtype)
     if new > 1:
-        # Padding that sees nothing must not spread through the values of those that do not see it.
+        # Padding that sees no token must not spread NaN to the rows that do not see it.
         weights = weights.nan_to_num(0.0)
     trunk_weights, own_weights = weights.split([trunk_tokens, own_tokens], -1)
     mixed = shared_trunks.by_row(shared_trunks.by_trunk(trunk_weights) @ trunk_value) + own_weights @ value
@@ -115,8 +117,8 @@ def _shared_trunk_attention(
 
 
 @contextmanager
-def shared_trunk_attention(model: Any) -> Iterator[None]:
-    """Let the model's forward passes take `shared_trunks` and attend to them, for as long as the block lasts."""
+def shared_trunk_attention(model: Model) -> Iterator[None]:
+    """Let the model's forward passes take `shared_trunks` and attend to them, inside the block."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -132,13 +134,15 @@ def shared_trunk_attention(model: Any) -> Iterator[None]:
 
 
 def preallocated_cache(room: int) -> Any:
-    """Return a cache that writes new keys and values in place, where the library's own one copies all of them a step."""
+    """Return a cache that writes new keys and values in place; the library's own copies all of them at each step."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class PreallocatedLayer(DynamicLayer):
         """A layer with `room` places beyond its first input."""
 
-        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def update(
+            self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
                 shape = (*key_states.shape[:-2], key_states.shape[-2] + room, key_states.shape[-1])
@@ -153,8 +157,9 @@ def preallocated_cache(room: int) -> Any:
             self.keys, self.values = (buffer[..., : self._used, :] for buffer in self._buffers)
             return self.keys, self.values
 
-        def batch_select_indices(self, indices: Any) -> None:
-            self._buffers = tuple(buffer[indices] for buffer in self._buffers)
+        def batch_select_indices(self, indices: torch.Tensor) -> None:
+            keys, values = self._buffers
+            self._buffers = (keys[indices], values[indices])
             self.keys, self.values = (buffer[..., : self._used, :] for buffer in self._buffers)
 
     return Cache(layer_class_to_replicate=PreallocatedLayer)

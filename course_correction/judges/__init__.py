@@ -1,1 +1,1 @@
-"""Judges: who decides whether a path corrects itself, and how well they do."""
+"""Judges: they decide whether a path corrects itself, and are measured against labels."""

@@ -1,55 +1,86 @@
-"""The settings of judging, and the choice of judges."""
+"""The settings of judging, and the choice of judges. Knows nothing of rows or rates."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from course_correction.base.errors import UsageError
+from course_correction.base.settings import setting
 from course_correction.judges.protocol import Judge
+
+JUDGES = ("pattern", "openai", "transformers", "classifier")
 
 
 @dataclass
 class JudgeSettings:
     """Who judges. Settings of eval.py."""
 
-    judge: list[str] = field(
+    judge: list[str] = setting(
+        help="pattern, openai, transformers or classifier; several vote",
+        group="judging",
+        identity="judging",
         default_factory=lambda: ["pattern"],
-        metadata={"help": "pattern, openai, transformers or classifier; several vote"},
+        common=True,
     )
-    judge_model: list[str] = field(
-        default_factory=list, metadata={"help": "model of each judge that has one, in their order; gpt-4o for openai"}
+    judge_model: list[str] = setting(
+        help="model of each judge that has one, in the order of judge; gpt-4o for openai",
+        group="judging",
+        identity="judging",
+        default_factory=list,
+        common=True,
     )
-    judge_revision: str | None = field(default=None, metadata={"help": "revision of judge: transformers or classifier"})
-    judge_threshold: float = field(
-        default=0.5, metadata={"help": "score from which on a judge that gives scores calls a path corrected"}
+    judge_revision: str | None = setting(
+        None, "Hub revision of the model of judge: transformers or classifier", group="judging", identity="judging"
     )
-    judge_by_probability: bool = field(
-        default=False, metadata={"help": "judge: openai reads P(yes) off log-probabilities, against judge_threshold"}
+    judge_threshold: float = setting(
+        0.5,
+        "score from which a judge that gives scores calls a path corrected",
+        group="judging",
+        identity="judging",
+        at_least=0,
+        at_most=1,
     )
-    judge_label: str | None = field(default=None, metadata={"help": "the classifier's label that means corrected"})
-    judge_base_url: str | None = field(default=None, metadata={"help": "an OpenAI-compatible server for judge: openai"})
-    max_judge_calls: int | None = field(
-        default=None, metadata={"help": "refuse to start C²-Eval's or a suite's judging with more calls to a server"}
+    judge_by_probability: bool = setting(
+        False,
+        "judge: openai compares P(yes), read from log-probabilities, with judge_threshold",
+        group="judging",
+        identity="judging",
     )
-    max_unscored: float = field(
-        default=0.05, metadata={"help": "larger shares of unscored paths fail the run, with everything saved"}
+    judge_label: str | None = setting(
+        None, "the classifier's label that means corrected", group="judging", identity="judging"
+    )
+    judge_base_url: str | None = setting(
+        None, "OpenAI-compatible server for judge: openai", group="judging", identity="judging"
+    )
+    max_judge_calls: int | None = setting(
+        None,
+        "refuse to start judging C²-Eval or a suite with more calls to a server than this",
+        group="judging",
+        identity=(),
+        at_least=0,
+    )
+    max_unscored: float = setting(
+        0.05,
+        "fail the run if a larger share of paths is unscored; all rows are saved",
+        group="judging",
+        identity=(),
+        at_least=0,
+        at_most=1,
     )
 
     def check_judges(self) -> None:
-        """Refuse what no judge can be made of."""
+        """Refuse settings that no judge can be made of."""
         for name in self.judge:
             if name not in JUDGES:
                 raise UsageError(f"judge is {name!r}, but takes {', '.join(JUDGES)}.")
         if not self.judge or len(set(self.judge)) < len(self.judge):
-            raise UsageError(f"judge is {self.judge}; name at least one, each once.")
+            raise UsageError(f"judge is {self.judge}. Name at least one judge, and each only once.")
         with_model = [name for name in self.judge if name != "pattern"]
         if len(self.judge_model) > len(with_model):
-            raise UsageError(f"judge_model names {len(self.judge_model)} models for {len(with_model)} judges that have one.")
+            raise UsageError(
+                f"judge_model names {len(self.judge_model)} models, but {len(with_model)} of the judges have one. "
+                "Remove the others."
+            )
         if "transformers" in with_model[len(self.judge_model) :]:
             raise UsageError("judge: transformers needs judge_model, a chat model.")
-        if not 0 <= self.judge_threshold <= 1 or not 0 <= self.max_unscored <= 1:
-            raise UsageError("judge_threshold and max_unscored are shares in [0, 1].")
-
-
-JUDGES = ("pattern", "openai", "transformers", "classifier")
 
 
 def make_judge(settings: JudgeSettings) -> Judge:
@@ -58,23 +89,24 @@ def make_judge(settings: JudgeSettings) -> Judge:
     Raises:
         UsageError: If a model, a package or a key is missing.
     """
-    from course_correction.judges.models import ClassifierJudge, MajorityJudge, TransformersJudge
+    from course_correction.judges.majority import MajorityJudge
+    from course_correction.judges.models import REJECTION_CLASSIFIER, ClassifierJudge, TransformersJudge
     from course_correction.judges.pattern import PatternJudge
     from course_correction.judges.server import OpenAIJudge
 
+    settings.check_judges()
     models = iter(settings.judge_model)
     judges: list[Judge] = []
     for name in settings.judge:
         if name == "pattern":
             judges.append(PatternJudge())
             continue
-        model, revision, threshold = next(models, None), settings.judge_revision, settings.judge_threshold
+        model, revision, threshold = next(models, ""), settings.judge_revision, settings.judge_threshold
         if name == "openai":
             share = threshold if settings.judge_by_probability else None
             judges.append(OpenAIJudge(model or "gpt-4o", settings.judge_base_url, share))
         elif name == "transformers":
             judges.append(TransformersJudge(model, revision, threshold))
         else:
-            options = {"model": model} if model else {}
-            judges.append(ClassifierJudge(revision=revision, threshold=threshold, label=settings.judge_label, **options))
+            judges.append(ClassifierJudge(model or REJECTION_CLASSIFIER, revision, threshold, settings.judge_label))
     return judges[0] if len(judges) == 1 else MajorityJudge(judges)

@@ -1,13 +1,13 @@
-"""What a judge takes and returns. Knows nothing of rates."""
+"""What a judge takes and returns. Knows nothing of models, servers or rates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
 class JudgedPath:
-    """What a judge is given: the request, the start put into the model's mouth, and what the model said next."""
+    """What a judge reads: the request, the prefilled beginning of the answer, and its continuation by the model."""
 
     request: str
     prefill: str
@@ -18,7 +18,7 @@ class JudgedPath:
 class Verdict:
     """Whether a path corrects itself (None: unscored), and a short reason that never quotes the text.
 
-    `votes` holds what each of several judges said, by name.
+    `votes` holds the verdict of each judge by name, where several vote.
     """
 
     corrected: bool | None
@@ -27,12 +27,30 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Whoever gives one verdict a path, in the order of the paths."""
+    """Gives one verdict per path, in the order of the paths."""
 
     name: str
 
     def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Judge the paths."""
+        ...
+
+
+@runtime_checkable
+class GradedJudge(Judge, Protocol):
+    """A judge that also gives each path a score in [0, 1], and calls it corrected from a threshold on.
+
+    `threshold` is None where it judges by words instead.
+    """
+
+    @property
+    def threshold(self) -> float | None:
+        """Score from which a path is corrected."""
+        ...
+
+    def scores(self, paths: Sequence[JudgedPath]) -> list[float | None]:
+        """Return the score of each path; None where it is unscored."""
+        ...
 
 
 class ScriptedJudge:
@@ -42,8 +60,12 @@ class ScriptedJudge:
 
     def __init__(self, verdicts: Sequence[bool | None] | Callable[[JudgedPath], bool | None]) -> None:
         """Take the script."""
-        remaining = None if callable(verdicts) else iter(verdicts)
-        self._decide = verdicts if remaining is None else lambda path: next(remaining)
+        self._decide: Callable[[JudgedPath], bool | None]
+        if callable(verdicts):
+            self._decide = verdicts
+        else:
+            remaining: Iterator[bool | None] = iter(verdicts)
+            self._decide = lambda path: next(remaining)
 
     def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
         """Give the scripted verdicts."""

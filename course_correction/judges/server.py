@@ -1,4 +1,4 @@
-"""A judge on a server: any OpenAI-compatible one, asked in parallel, its answers kept on disk."""
+"""A judge on an OpenAI-compatible server, called in parallel, its answers cached on disk. Knows nothing of rows or rates."""
 
 import logging
 import math
@@ -6,14 +6,19 @@ import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder, text_digest
 from course_correction.base.redaction import public_name
 from course_correction.generation.openai_client import Server, ServerError
+from course_correction.judges.majority import MajorityJudge
 from course_correction.judges.prompt import build_judge_messages, yes_probability
 from course_correction.judges.protocol import Judge, JudgedPath, Verdict
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types.chat.chat_completion import Choice
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +26,14 @@ logger = logging.getLogger(__name__)
 class OpenAIJudge:
     """Asks a chat model on any OpenAI-compatible server (`Server`, which takes `settings`); departs in D6.
 
-    A path whose call fails for good is unscored. Answers are kept on disk by their question and model, without any text, so
-    that what was asked once costs nothing again.
+    A path whose call fails after all retries is unscored. Answers are cached on disk by question and model, without any
+    text, so that a question is paid for once.
 
     Args:
         model: Its name there.
         base_url: The server; None is OpenAI's own.
-        threshold: If given, the probability of yes, against no, is read off the first token's log-probabilities, which the
-            server must give, and a path is corrected from this share on.
+        threshold: If given, P(yes) against P(no) is read from the first token's log-probabilities, which the server must
+            return, and a path is corrected from this probability.
         settings: Of `Server`.
     """
 
@@ -36,23 +41,23 @@ class OpenAIJudge:
         self, model: str = "gpt-4o", base_url: str | None = None, threshold: float | None = None, **settings: Any
     ) -> None:
         """Make the client; nothing is sent yet."""
-        self.name, self.model = f"openai/{public_name(model)}" + (" by probability" if threshold is not None else ""), model
-        self.threshold = threshold
+        self.name = f"openai/{public_name(model)}" + (" by probability" if threshold is not None else "")
+        self.model, self.threshold = model, threshold
         self._server = Server(base_url, "judge", "--judge_base_url", **settings)
         self._is_first = True
-        # Shares are asked for in another way than words, so they are kept apart.
+        # Probabilities and words answer different requests, so they have separate files.
         kind = [] if threshold is None else ["probability"]
         self._file = cache_folder() / "verdicts" / f"{text_digest(self._server.name, model, *kind)}.jsonl"
         self._known: dict[str, float] = {}
         self._writing = threading.Lock()
         if self._file.exists():
             for line in self._file.read_text().splitlines():
-                # A line that a crash tore is asked again.
+                # A line that a crash cut short does not match, and is asked again.
                 if match := re.fullmatch(r'\{"key": "(\w+)", "yes": ([01]\.\d+)\}', line):
                     self._known[match[1]] = float(match[2])
 
     def calls_needed(self, paths: Sequence[JudgedPath]) -> tuple[int, int]:
-        """Return how many calls the paths will take, and about how many tokens they send (a quarter of the letters)."""
+        """Return the number of calls that the paths need, and of tokens to send, estimated as a quarter of the letters."""
         new = {self._key(path): path for path in paths if path.continuation.strip() and self._key(path) not in self._known}
         letters = sum(len(message["content"]) for path in new.values() for message in build_judge_messages(path))
         return len(new), letters // 4
@@ -77,7 +82,7 @@ class OpenAIJudge:
     def _ask_all(self, paths: Sequence[JudgedPath]) -> list[float | str]:
         """Return P(yes) of each path, or why there is none."""
         todo = [path for path in paths if path.continuation.strip()]
-        # One call goes ahead of all others, so that what the user can mend is said once and soon.
+        # One call precedes all others, so that an error that the user must fix is reported once and early.
         first = [self._ask(path) for path in todo[: 1 if self._is_first else 0]]
         self._is_first = self._is_first and not first
         with ThreadPoolExecutor(self._server.max_parallel) as pool:
@@ -89,14 +94,14 @@ class OpenAIJudge:
         return text_digest(*(message["content"] for message in build_judge_messages(path)))
 
     def _ask(self, path: JudgedPath) -> float | str:
-        options: dict[str, Any] = {"max_tokens": 4}
-        if self.threshold is not None:
-            options = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+        options: dict[str, Any] = {"messages": build_judge_messages(path), "temperature": 0, "seed": 42}
+        if self.threshold is None:
+            options |= {"max_tokens": 4}
+        else:
+            options |= {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 
-        def ask(client: Any) -> float | None:
-            answer = client.chat.completions.create(
-                model=self.model, messages=build_judge_messages(path), temperature=0, seed=42, **options
-            )
+        def ask(client: "OpenAI") -> float | None:
+            answer = client.chat.completions.create(model=self.model, **options)
             return _read_word(answer.choices[0]) if self.threshold is None else self._read_share(answer.choices[0])
 
         key = self._key(path)
@@ -115,10 +120,10 @@ class OpenAIJudge:
                 file.write(f'{{"key": "{key}", "yes": {share:.6f}}}\n')
         return share
 
-    def _read_share(self, choice: Any) -> float | None:
-        """Return P(yes) against P(no) at the first token; None if another word was likelier by far."""
+    def _read_share(self, choice: "Choice") -> float | None:
+        """Return P(yes) against P(no) at the first token; None if another word is far likelier."""
         if choice.logprobs is None or not choice.logprobs.content:
-            raise UsageError(f"{self._server.name} gives no log-probabilities. Leave out judge_by_probability.")
+            raise UsageError(f"{self._server.name} returns no log-probabilities. Remove judge_by_probability.")
         shares = {"yes": 0.0, "no": 0.0}
         for entry in choice.logprobs.content[0].top_logprobs:
             word = entry.token.strip().lower()
@@ -127,21 +132,23 @@ class OpenAIJudge:
         return yes_probability(shares["yes"], shares["no"])
 
 
-def _read_word(choice: Any) -> float | None:
+def _read_word(choice: "Choice") -> float | None:
     word = re.match(r"\W*(yes|no)\b", choice.message.content or "", re.IGNORECASE)
     return float(word[1].lower() == "yes") if word else None
 
 
 def check_calls(judge: Judge, paths: Sequence[JudgedPath], max_calls: int | None) -> None:
-    """Say what a judge on a server is going to cost, and refuse what is above the cap.
+    """Log what a judge on a server will cost, and refuse costs above the limit.
 
     Raises:
         UsageError: If it needs more calls than allowed.
     """
-    for one in getattr(judge, "judges", [judge]):
+    for one in judge.judges if isinstance(judge, MajorityJudge) else [judge]:
         if not isinstance(one, OpenAIJudge):
             continue
         calls, tokens = one.calls_needed(paths)
         logger.info(f"{one.name}: {calls} calls, about {tokens:,} tokens to send")
         if max_calls is not None and calls > max_calls:
-            raise UsageError(f"{one.name} needs {calls} calls, max_judge_calls is {max_calls}: raise it, or judge less.")
+            raise UsageError(
+                f"{one.name} needs {calls} calls, but max_judge_calls is {max_calls}. Raise it, or judge fewer paths."
+            )

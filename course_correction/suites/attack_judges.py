@@ -4,15 +4,16 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
-from course_correction.judges.models import _ScoringJudge
+from course_correction.generation.chat_format import read_template as read_template_file
+from course_correction.judges.models import ScoringJudge
 from course_correction.judges.pattern import judge_refusal
+from course_correction.judges.prompt import first_token_ids
 from course_correction.judges.prompt import yes_probability as probability_of
 from course_correction.judges.protocol import JudgedPath
 from course_correction.judges.server import check_calls
@@ -39,11 +40,7 @@ def read_template(path: str | None) -> str:
             "jailbreak_judge: harmbench needs jailbreak_judge_template, a file with the classifier's published prompt and "
             "{behavior} and {generation} in it; this project does not ship its wording."
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UsageError(f"jailbreak_judge_template {path} cannot be read: {reason}.") from None
+    text = read_template_file(path, "jailbreak_judge_template")
     missing = [name for name in _PLACEHOLDERS if name not in text]
     if missing:
         raise UsageError(f"jailbreak_judge_template {path} lacks {' and '.join(missing)}. Put it where the text goes.")
@@ -130,7 +127,7 @@ def _make_judge(settings: Any, judge: Any) -> Decide:
     return decide
 
 
-class FirstWordJudge(_ScoringJudge):
+class FirstWordJudge(ScoringJudge):
     """Reads off a model's first answer word whether an answer is all right: `safe`, not `unsafe`; or `no`, not `yes`.
 
     Its score is the probability of the first against the second. White space before the word is read over, which some Llama
@@ -154,11 +151,8 @@ class FirstWordJudge(_ScoringJudge):
         # A classifier need not have a chat template: its own stands in, and is never rendered as one.
         self.tokenizer = load_tokenizer(model, revision, chat_template=template)
         self.model = load_model(model, revision=revision)
-        words = []
-        for word in ("no", "yes") if template else ("safe", "unsafe"):
-            texts = (word, word.title(), word.upper(), f" {word}")
-            words.append({self.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in texts})
-        self._good, self._bad = sorted(words[0] - words[1]), sorted(words[1] - words[0])
+        words = ("no", "yes") if template else ("safe", "unsafe")
+        self._good, self._bad = first_token_ids(self.tokenizer, *words)
 
     def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
         prompts = [self._render(path) for path in paths]
@@ -178,13 +172,9 @@ class FirstWordJudge(_ScoringJudge):
         return found
 
     def _next_token(self, prompts: list[list[int]]) -> Any:
-        import torch
+        from course_correction.generation.decoding import next_token_probabilities
 
-        inputs = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(self.model.device)
-        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        with torch.inference_mode():
-            logits = self.model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, -1]
-        return logits.float().softmax(-1).cpu()
+        return next_token_probabilities(self.model, self.tokenizer, prompts).cpu()
 
     def _render(self, path: JudgedPath) -> list[int]:
         # Chat formats are made of these.

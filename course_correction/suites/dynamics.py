@@ -13,7 +13,6 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.generation.chat_format import encode_answer, render_prompt
-from course_correction.generation.loading import load_model
 from course_correction.synthesis.sources import normalise_request
 
 ROWS_FILE = "dynamics.jsonl"
@@ -122,8 +121,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
         model, tokenizer = sampler.model, sampler.tokenizer
         name = evaluation.reference_name()
         if reference is None and name is not None:
-            revision = settings.model_revision if name == settings.model_name_or_path else None
-            reference = load_model(name, None, settings.dtype, settings.attn_implementation, revision, settings.load_in_4bit)
+            reference = evaluation.load_reference(name)
         tokens, rows = safety_tokens(tokenizer), []
         begun = [_begin(item, tokenizer, settings.prefill_tokens) for item in units[unit]]
         shares = sampler.shares and (reference is None or shares_prefixes(reference))

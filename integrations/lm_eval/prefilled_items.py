@@ -23,11 +23,11 @@ def load_prefilled_items(
 ) -> dict[str, Any]:
     """Return the split `test`: items of at least k tokens, with the text of their first k as `prefill`.
 
-    The harness gives its `--model_args` and `--metadata` to this function.
+    The harness passes its `--model_args` and `--metadata` to this function.
 
     Args:
         prefill_tokens: k, counted by the evaluated model's tokenizer.
-        pretrained: That model (of `--model hf`), whose tokenizer it is without `tokenizer` and `model`.
+        pretrained: That model (of `--model hf`), whose tokenizer counts without `tokenizer` and `model`.
         tokenizer: Its tokenizer.
         model: The model's name for the harness's API models.
         revision: Revision of the model on the Hub.
@@ -41,7 +41,7 @@ def load_prefilled_items(
 
     name = tokenizer or pretrained or model
     if not isinstance(name, str):
-        raise UsageError('c2_eval counts tokens by the model\'s tokenizer: name it, --metadata \'{"tokenizer": "..."}\'.')
+        raise UsageError('c2_eval counts tokens with the model\'s tokenizer. Name it: --metadata \'{"tokenizer": "..."}\'.')
     counting = load_tokenizer(name, None if tokenizer else revision)
     rows = []
     for item in list(read_eval_items(items))[:max_requests]:
@@ -55,12 +55,12 @@ def load_prefilled_items(
 
 
 def keep_all_paths(responses: Iterable[Sequence[str]], documents: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Return all paths of each document; the harness would else keep the first."""
+    """Return all paths of each document; by default the harness keeps only the first."""
     return [list(paths) for paths in responses]
 
 
 def judge_paths(document: dict[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return Corr(x, k), left out where no path was scored, and the share of unscored paths."""
+    """Return Corr(x, k), omitted if no path is scored, and the share of unscored paths."""
     (paths,) = results
     verdicts = PatternJudge().judge([JudgedPath(document["request"], document["prefill"], path) for path in paths])
     scored = [verdict.corrected for verdict in verdicts if verdict.corrected is not None]

@@ -37,10 +37,10 @@ def test_chat_templates_in_use_take_a_prefill(name: str, tokenizers: dict[str, A
         "{{ raise_exception('one turn only') if messages | length > 1 else messages[0].content }}",
     ],
 )
-def test_a_template_that_takes_no_prefill_is_refused_with_the_remedy(template: str, tiny_tokenizer: Any) -> None:
+def test_a_template_without_room_for_a_prefill_is_refused_with_the_remedy(template: str, tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = template
-    with pytest.raises(UsageError, match=r"takes no prefill.*--chat_template|cannot be rendered") as caught:
+    with pytest.raises(UsageError, match=r"does not support prefills.*--chat_template|cannot be rendered") as caught:
         check_prefill(tokenizer)
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Laws of going on after prefills: greedily as the library's own generate does, sampled by a row's own numbers alone."""
+"""Laws of continuing prefills: greedily as the library's `generate`, sampled by a row's own random numbers alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from course_correction.generation.chat_format import encode_answer, render_prompt
 from course_correction.generation.decoding import (
     Continuation,
-    SamplingSettings,
     Tree,
     continue_prefills,
     continue_trees,
@@ -21,6 +20,7 @@ from course_correction.generation.decoding import (
     grow_tree,
     path_uniforms,
 )
+from course_correction.generation.protocol import Model, SamplingSettings, Tokenizer
 from course_correction.generation.shared_prefix import shares_prefixes
 from tests.support.chat_models import build_tiny_model
 from tests.support.server import ANSWER
@@ -33,18 +33,18 @@ FORK_LENGTHS = (41, 50, 50, 61, 75, 75, 90)
 
 
 @pytest.fixture(params=ARCHITECTURES, scope="module")
-def tiny_model(request: pytest.FixtureRequest, tiny_tokenizer: Any) -> Any:
+def tiny_model(request: pytest.FixtureRequest, tiny_tokenizer: Tokenizer) -> Any:
     return build_tiny_model(request.param, tiny_tokenizer)
 
 
 @pytest.fixture
-def trunk(tiny_tokenizer: Any) -> list[int]:
+def trunk(tiny_tokenizer: Tokenizer) -> list[int]:
     """Ids of a prompt and the beginning of a harmful response, 90 tokens."""
     return (render_prompt(tiny_tokenizer, "How?") + encode_answer(tiny_tokenizer, ANSWER))[: max(FORK_LENGTHS)]
 
 
-def _generate(model: Any, tokenizer: Any, prefill: Sequence[int], max_new_tokens: int) -> Continuation:
-    """Go on greedily with the library's own `generate`, one row at a time."""
+def _generate(model: Model, tokenizer: Tokenizer, prefill: Sequence[int], max_new_tokens: int) -> Continuation:
+    """Continue greedily with the library's own `generate`, one row at a time."""
     ends = end_token_ids(model, tokenizer)
     ids = torch.tensor([list(prefill)])
     output = model.generate(
@@ -60,9 +60,14 @@ def _generate(model: Any, tokenizer: Any, prefill: Sequence[int], max_new_tokens
 
 
 def continue_forks(
-    model: Any, tokenizer: Any, trunk: Sequence[int], lengths: Sequence[int], keys: Sequence[str], sampling: Any
+    model: Model,
+    tokenizer: Tokenizer,
+    trunk: Sequence[int],
+    lengths: Sequence[int],
+    keys: Sequence[str],
+    sampling: SamplingSettings,
 ) -> list[Continuation]:
-    """Go on with beginnings of one trunk."""
+    """Continue beginnings of one trunk."""
     tree = Tree(tuple(trunk), tuple(lengths), ((),) * len(lengths))
     return continue_trees(model, tokenizer, [tree], keys, sampling)
 
@@ -71,7 +76,7 @@ def _draw_keys(count: int) -> list[str]:
     return [f"request\x1f{number}" for number in range(count)]
 
 
-def test_every_end_token_of_tokenizer_and_model_counts(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+def test_every_end_token_of_tokenizer_and_model_counts(tiny_llama: Model, tiny_tokenizer: Tokenizer) -> None:
     class Model:
         generation_config: Any = None
 
@@ -84,7 +89,9 @@ def test_every_end_token_of_tokenizer_and_model_counts(tiny_llama: Any, tiny_tok
 # Greedy: the same as the library's own generate
 
 
-def test_greedy_continuations_equal_generate_token_for_token(tiny_model: Any, tiny_tokenizer: Any, trunk: list[int]) -> None:
+def test_greedy_continuations_equal_generate_token_for_token(
+    tiny_model: Model, tiny_tokenizer: Tokenizer, trunk: list[int]
+) -> None:
     prefills = [trunk[:length] for length in FORK_LENGTHS]
     wanted = [_generate(tiny_model, tiny_tokenizer, prefill, GREEDY.max_new_tokens) for prefill in prefills]
     keys = _draw_keys(len(prefills))
@@ -95,8 +102,8 @@ def test_greedy_continuations_equal_generate_token_for_token(tiny_model: Any, ti
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 9])
-def test_rows_that_end_early_leave_the_others_as_generate_has_them(
-    tiny_model: Any, tiny_tokenizer: Any, trunk: list[int], step: int, monkeypatch: pytest.MonkeyPatch
+def test_rows_that_end_early_do_not_change_the_others(
+    tiny_model: Model, tiny_tokenizer: Tokenizer, trunk: list[int], step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefills = [trunk[:length] for length in FORK_LENGTHS]
     keys = _draw_keys(len(prefills))
@@ -110,15 +117,15 @@ def test_rows_that_end_early_leave_the_others_as_generate_has_them(
     assert continue_forks(tiny_model, tiny_tokenizer, trunk, FORK_LENGTHS, keys, GREEDY) == wanted
 
 
-def test_one_row_of_one_token_goes_on_as_generate_does(tiny_llama: Any, tiny_tokenizer: Any) -> None:
+def test_one_row_of_one_token_equals_generate(tiny_llama: Model, tiny_tokenizer: Tokenizer) -> None:
     one = SamplingSettings(max_new_tokens=1, temperature=0)
     wanted = [_generate(tiny_llama, tiny_tokenizer, [7], 1)]
     assert continue_prefills(tiny_llama, tiny_tokenizer, [[7]], ["a"], one) == wanted
     assert continue_forks(tiny_llama, tiny_tokenizer, [7], [1], ["a"], one) == wanted
 
 
-def test_prefixes_are_not_shared_under_a_sliding_window_but_prefills_still_go_on_right(
-    tiny_tokenizer: Any, trunk: list[int]
+def test_under_a_sliding_window_no_prefix_is_shared_and_continuations_equal_generate(
+    tiny_tokenizer: Tokenizer, trunk: list[int]
 ) -> None:
     model = build_tiny_model("mistral", tiny_tokenizer, sliding_window=16)
     assert not shares_prefixes(model)
@@ -127,13 +134,13 @@ def test_prefixes_are_not_shared_under_a_sliding_window_but_prefills_still_go_on
     assert continue_prefills(model, tiny_tokenizer, prefills, _draw_keys(4), GREEDY) == wanted
 
 
-def test_prefixes_are_not_shared_in_qwen2_with_a_window_or_in_another_architecture(tiny_tokenizer: Any) -> None:
+def test_prefixes_are_not_shared_in_qwen2_with_a_window_or_in_another_architecture(tiny_tokenizer: Tokenizer) -> None:
     windowed = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
     assert not shares_prefixes(build_tiny_model("qwen2", tiny_tokenizer, **windowed))
     assert not shares_prefixes(build_tiny_model("gemma", tiny_tokenizer))
 
 
-def test_forks_leave_the_model_as_they_found_it(tiny_llama: Any, tiny_tokenizer: Any, trunk: list[int]) -> None:
+def test_sharing_prefixes_leaves_the_model_unchanged(tiny_llama: Model, tiny_tokenizer: Tokenizer, trunk: list[int]) -> None:
     before = tiny_llama.config._attn_implementation
     continue_forks(tiny_llama, tiny_tokenizer, trunk, FORK_LENGTHS, _draw_keys(7), GREEDY)
     assert tiny_llama.config._attn_implementation == before
@@ -142,8 +149,8 @@ def test_forks_leave_the_model_as_they_found_it(tiny_llama: Any, tiny_tokenizer:
     assert tiny_llama.config._attn_implementation == before
 
 
-def test_rows_that_leave_several_trunks_with_words_of_their_own_equal_generate(
-    tiny_model: Any, tiny_tokenizer: Any, trunk: list[int], monkeypatch: pytest.MonkeyPatch
+def test_rows_that_leave_several_trunks_with_their_own_tokens_equal_generate(
+    tiny_model: Model, tiny_tokenizer: Tokenizer, trunk: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = (render_prompt(tiny_tokenizer, "What then?") + encode_answer(tiny_tokenizer, ANSWER[60:]))[:70]
     trigger = encode_answer(tiny_tokenizer, "... However, I can't go on.")
@@ -179,7 +186,7 @@ def test_a_tree_holds_every_prefill(tails: list[list[int]]) -> None:
 # Sampling: a row depends on its own numbers alone
 
 
-def test_a_sampled_row_does_not_depend_on_its_batch(tiny_model: Any, tiny_tokenizer: Any, trunk: list[int]) -> None:
+def test_a_sampled_row_does_not_depend_on_its_batch(tiny_model: Model, tiny_tokenizer: Tokenizer, trunk: list[int]) -> None:
     rows = {f"key-{number}": trunk[:length] for number, length in enumerate(FORK_LENGTHS)}
 
     def sample(keys: Sequence[str]) -> dict[str, Continuation]:
@@ -201,7 +208,7 @@ def test_a_sampled_row_does_not_depend_on_its_batch(tiny_model: Any, tiny_tokeni
 
 
 def test_a_sampled_row_keeps_its_numbers_when_others_end_early(
-    tiny_llama: Any, tiny_tokenizer: Any, trunk: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Model, tiny_tokenizer: Tokenizer, trunk: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = _draw_keys(16)
     lengths = [FORK_LENGTHS[number % len(FORK_LENGTHS)] for number in range(16)]
@@ -219,7 +226,7 @@ def test_a_sampled_row_keeps_its_numbers_when_others_end_early(
 
 
 def test_paths_of_one_prefill_differ_by_their_draw_key_and_by_the_seed(
-    tiny_llama: Any, tiny_tokenizer: Any, trunk: list[int]
+    tiny_llama: Model, tiny_tokenizer: Tokenizer, trunk: list[int]
 ) -> None:
     hot = SamplingSettings(max_new_tokens=10, temperature=2.0, top_p=1.0, seed=5)
     keys = _draw_keys(12)
@@ -230,7 +237,9 @@ def test_paths_of_one_prefill_differ_by_their_draw_key_and_by_the_seed(
     assert again == paths != other
 
 
-def test_a_longer_run_of_a_path_begins_with_the_shorter_one(tiny_llama: Any, tiny_tokenizer: Any, trunk: list[int]) -> None:
+def test_a_longer_run_of_a_path_begins_with_the_shorter_one(
+    tiny_llama: Model, tiny_tokenizer: Tokenizer, trunk: list[int]
+) -> None:
     short, long = (
         continue_prefills(tiny_llama, tiny_tokenizer, [trunk], ["a"], SamplingSettings(count, 1.0, 1.0, 1))[0]
         for count in (4, 9)

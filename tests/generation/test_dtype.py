@@ -1,5 +1,6 @@
-"""The dtype that suits the machine at hand, unless one is asked for."""
+"""Laws of the dtype: what suits the machine, unless one is requested."""
 
+import copy
 import sys
 from typing import Any
 
@@ -18,8 +19,6 @@ def has_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_checkpoint_is_loaded_in_float32_where_bfloat16_is_slow(has_bfloat16, tiny_model_folder, tmp_path, tiny_llama):
-    import copy
-
     copy.deepcopy(tiny_llama).to(torch.bfloat16).save_pretrained(tmp_path)
     assert has_fast_bfloat16() == has_bfloat16
     assert load_model(str(tmp_path)).dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
@@ -27,18 +26,18 @@ def test_a_checkpoint_is_loaded_in_float32_where_bfloat16_is_slow(has_bfloat16, 
     assert load_model(str(tiny_model_folder)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("asked", "given"), [("bfloat16",) * 2, ("float16",) * 2, ("float32",) * 2, (None, "auto")])
-def test_what_is_asked_for_is_taken(asked, given, has_bfloat16):
-    assert pick_dtype(asked) == ("float32" if given == "auto" and not has_bfloat16 else given)
+@pytest.mark.parametrize(("requested", "used"), [("bfloat16",) * 2, ("float16",) * 2, ("float32",) * 2, (None, "auto")])
+def test_a_requested_dtype_is_used(requested, used, has_bfloat16):
+    assert pick_dtype(requested) == ("float32" if used == "auto" and not has_bfloat16 else used)
 
 
-def test_a_gpu_takes_the_checkpoints_dtype(monkeypatch):
+def test_a_gpu_uses_the_checkpoints_dtype(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert pick_dtype("auto") == "auto"
 
 
-def test_a_run_knows_in_which_dtype_it_was_made(has_bfloat16, tiny_model_folder, tmp_path):
+def test_the_dtype_is_part_of_a_runs_identity(has_bfloat16, tiny_model_folder, tmp_path):
     from course_correction.evaluation.stages import Evaluation
     from eval import EvaluationSettings
 
@@ -47,11 +46,11 @@ def test_a_run_knows_in_which_dtype_it_was_made(has_bfloat16, tiny_model_folder,
         return Evaluation(EvaluationSettings(**settings)).model_identity()
 
     assert identity()["dtype"] == ("auto" if has_bfloat16 else "float32")
-    # On a server it is the server's affair.
+    # A server chooses its own.
     assert identity(backend="openai", server_url="http://localhost:1/v1")["dtype"] == "auto"
 
 
-def test_the_report_names_the_dtype_that_was_taken(has_bfloat16, tiny_model_folder, tmp_path):
+def test_the_report_names_the_dtype_used(has_bfloat16, tiny_model_folder, tmp_path):
     from eval import EvaluationSettings, evaluate
 
     settings = EvaluationSettings(
@@ -66,18 +65,16 @@ def test_the_report_names_the_dtype_that_was_taken(has_bfloat16, tiny_model_fold
 @pytest.mark.parametrize(
     ("recipe", "command", "kept"),
     [("", [], None), ("bf16: true\n", [], True), ("", ["--bf16", "true"], True), ("", ["--bf16=false"], False)],
-    ids=["not said", "by the recipe", "on the command line", "off"],
+    ids=["unset", "by the recipe", "on the command line", "off"],
 )
-def test_training_multiplies_in_bfloat16_where_that_is_fast_or_asked_for(
-    recipe, command, kept, has_bfloat16, tmp_path, monkeypatch
-):
+def test_training_uses_bfloat16_where_that_is_fast_or_requested(recipe, command, kept, has_bfloat16, tmp_path, monkeypatch):
     import train_dpo
 
-    found = []
-    monkeypatch.setattr(train_dpo, "train", lambda data, objective, training, model, recipe: found.append(training.bf16))
+    used = []
+    monkeypatch.setattr(train_dpo, "train", lambda data, objective, training, model, recipe: used.append(training.bf16))
     monkeypatch.setattr(train_dpo, "leave_processes", lambda: None)
     (tmp_path / "recipe.yaml").write_text(f"model_name_or_path: smollm2-135m\n{recipe}")
     arguments = ["train_dpo.py", "--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "out"), *command]
     monkeypatch.setattr(sys, "argv", arguments)
     train_dpo.main()
-    assert found == [has_bfloat16 if kept is None else kept]
+    assert used == [has_bfloat16 if kept is None else kept]

@@ -1,4 +1,4 @@
-"""Laws of the distribution that is sampled from: its nucleus, its shares, and settings outside their range."""
+"""Laws of the sampled distribution: its nucleus, its probabilities, and settings outside their range."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_correction.base.errors import UsageError
-from course_correction.generation.decoding import SamplingSettings, path_uniforms, sample_tokens
+from course_correction.generation.decoding import path_uniforms, sample_tokens
+from course_correction.generation.protocol import SamplingSettings
 
 
 def _nucleus(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
@@ -70,12 +71,12 @@ def test_a_sampled_token_always_lies_in_the_nucleus(
     scaled = values.astype(np.float64) / temperature
     probabilities = np.exp(scaled - scaled.max())
     probabilities /= probabilities.sum()
-    # What stands before it holds less than top_p; ties and rounding are let through.
+    # The tokens before it hold less than top_p; ties and rounding are tolerated.
     assert probabilities[probabilities > probabilities[token] * (1 + 1e-4)].sum() < top_p + 1e-5
     assert probabilities[token] > 0
 
 
-def test_the_most_likely_token_is_always_in_and_temperature_zero_takes_it() -> None:
+def test_the_most_likely_token_is_always_in_the_nucleus_and_temperature_zero_takes_it() -> None:
     logits = torch.randn(50, 400, generator=torch.Generator().manual_seed(0))
     uniforms = torch.rand(50, generator=torch.Generator().manual_seed(1)).double()
     best = logits.argmax(-1)

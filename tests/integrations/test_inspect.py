@@ -1,4 +1,4 @@
-"""Laws of the task for Inspect: it is given eval.py's prefills, and finds its paths and rates, wherever the model runs."""
+"""Laws of the Inspect task: the prefills, paths and rates of eval.py, wherever the model runs."""
 
 import subprocess
 import sys
@@ -6,11 +6,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.generation.offline_models import resolve_model_name
-from course_correction.generation.protocol import Prefill
+from course_correction.generation.protocol import Model, Prefill, Tokenizer
 from course_correction.generation.samplers import ModelSampler
 from course_correction.judges import choice as judging
 from course_correction.judges.protocol import ScriptedJudge
@@ -32,7 +33,7 @@ def inspect_task() -> ModuleType:
 
 @pytest.fixture
 def three_verdicts(inspect_task: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge that says yes, no or nothing of a path by its letters, for eval.py and the Inspect task."""
+    """A judge that answers yes, no or nothing by a path's letters, for eval.py and the Inspect task."""
 
     def make_judge(_: Any) -> ScriptedJudge:
         return ScriptedJudge(lambda path: (True, False, None)[sum(path.continuation.encode()) % 3])
@@ -42,7 +43,7 @@ def three_verdicts(inspect_task: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _run_inspect(
-    module: ModuleType, folder: Path, model: Any, model_args: dict[str, Any], task_args: Any, **config: Any
+    module: ModuleType, folder: Path, model: Model, model_args: dict[str, Any], task_args: Any, **config: Any
 ) -> Any:
     """Return Inspect's log."""
     from inspect_ai import eval as inspect_eval
@@ -76,7 +77,7 @@ def _assert_same_rates(log: Any, metrics: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("three_verdicts")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_inspect_finds_the_paths_and_rates_of_eval_py(
+def test_inspect_reproduces_the_paths_and_rates_of_eval_py(
     inspect_task: ModuleType, tiny_model_folder: Path, tmp_path: Path, temperature: float
 ) -> None:
     settings = {"temperature": temperature, "seed": 3}
@@ -92,22 +93,22 @@ def test_inspect_finds_the_paths_and_rates_of_eval_py(
     _assert_same_rates(log, metrics)
 
 
-def test_inspect_begins_the_very_answers_that_eval_py_begins(
+def test_inspect_samples_the_prefills_of_eval_py(
     inspect_task: ModuleType, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[Prefill] = []
-    go_on = ModelSampler.sample
+    prefills: list[Prefill] = []
+    sample = ModelSampler.sample
 
     def record(self: ModelSampler, rows: list[Prefill], settings: Any) -> Any:
-        begun.extend(rows)
-        return go_on(self, rows, settings)
+        prefills.extend(rows)
+        return sample(self, rows, settings)
 
     monkeypatch.setattr(ModelSampler, "sample", record)
     run_eval_py(tmp_path / "eval", tiny_model_folder, max_requests=3, num_paths=2, max_new_tokens=2)
-    wanted = set(begun)
-    begun.clear()
+    wanted = set(prefills)
+    prefills.clear()
     _run_inspect(inspect_task, tmp_path, tiny_model_folder, {}, {"max_requests": 3, "num_paths": 2}, max_tokens=2)
-    assert set(begun) == wanted and len(begun) == len(wanted) == 12
+    assert set(prefills) == wanted and len(prefills) == len(wanted) == 12
 
 
 @pytest.mark.usefixtures("three_verdicts")
@@ -132,8 +133,13 @@ def test_an_item_shorter_than_k_is_unscored_and_counts_for_no_rate(
 
 
 @pytest.mark.parametrize("takes_ids", [True, False])
-def test_inspect_finds_the_same_paths_by_a_server(
-    inspect_task: ModuleType, tiny_llama: Any, tiny_tokenizer: Any, tiny_model_folder: Path, tmp_path: Path, takes_ids: bool
+def test_inspect_reproduces_the_paths_through_a_server(
+    inspect_task: ModuleType,
+    tiny_llama: Model,
+    tiny_tokenizer: Tokenizer,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    takes_ids: bool,
 ) -> None:
     wanted, _ = run_eval_py(
         tmp_path / "eval", tiny_model_folder, max_requests=3, num_paths=2, max_new_tokens=6, temperature=0.0
@@ -145,7 +151,7 @@ def test_inspect_finds_the_same_paths_by_a_server(
             {"max_requests": 3, "num_paths": 2}, max_tokens=6, temperature=0.0,
         )  # fmt: skip
     assert {key: text.strip() for key, text in _paths(log).items()} == {key: text.strip() for key, text in wanted.items()}
-    # Paths of one prefill are choices of one call, with one more call to find out what the server can do.
+    # Paths of one prefill are choices of one call; one more call probes the server.
     assert len([call for call in scripted.calls if call["max_tokens"] == 6]) == 6
 
 
@@ -161,7 +167,7 @@ def test_another_provider_is_refused(inspect_task: ModuleType, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"), [({"dtyp": "float32"}, "dtyp"), ({"dtype": 3}, "dtype"), ({"batch_size": 0}, "batch_size")]
 )
-def test_model_arguments_that_nobody_reads_are_refused(
+def test_unknown_or_invalid_model_arguments_are_refused(
     inspect_task: ModuleType, tiny_model_folder: Path, arguments: dict[str, Any], words: str
 ) -> None:
     from inspect_ai._util.error import PrerequisiteError
@@ -172,19 +178,18 @@ def test_model_arguments_that_nobody_reads_are_refused(
     assert words in caught.value.message
 
 
-def test_messages_that_hold_no_answer_begun_are_refused(inspect_task: ModuleType) -> None:
+def test_messages_without_a_prefill_are_refused(inspect_task: ModuleType) -> None:
     from inspect_ai.model import ChatMessageAssistant, ChatMessageUser
 
-    from course_correction.integrations.inspect_provider import read_begun_answer
+    from course_correction.integrations.inspect_provider import read_prefill
 
-    with pytest.raises(UsageError, match="given: user, assistant"):
-        read_begun_answer([ChatMessageUser(content="How?"), ChatMessageAssistant(content="Like")])
+    with pytest.raises(UsageError, match="received: user, assistant"):
+        read_prefill([ChatMessageUser(content="How?"), ChatMessageAssistant(content="Like")])
 
 
-def test_the_registration_of_the_benchmark_is_one_that_inspect_runs(
+def test_inspect_runs_the_registration_of_the_benchmark(
     inspect_task: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
     from inspect_ai import eval as inspect_eval
     from inspect_ai._eval.task import hf
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
@@ -199,8 +204,8 @@ def test_the_registration_of_the_benchmark_is_one_that_inspect_runs(
 
     def mock(*texts: str) -> Any:
         # With its usage given, the mock counts no tokens, for which it would fetch a file.
-        said = [ModelOutput.from_content("mockllm", text) for text in texts]
-        return get_model("mockllm/model", custom_outputs=[one.model_copy(update={"usage": ModelUsage()}) for one in said])
+        outputs = [ModelOutput.from_content("mockllm", text) for text in texts]
+        return get_model("mockllm/model", custom_outputs=[one.model_copy(update={"usage": ModelUsage()}) for one in outputs])
 
     (log,) = inspect_eval(
         task, model=mock(*["No."] * 8), model_roles={"grader": mock(*["GRADE: C", "GRADE: I"] * 4)}, limit=2,
@@ -231,7 +236,7 @@ def test_the_command_line_finds_the_provider_by_its_entry_point(
 
 
 @pytest.mark.slow
-def test_inspect_finds_smollm2_s_paths_by_transformers_serve_as_eval_py_does(
+def test_inspect_reproduces_smollm2_s_paths_through_transformers_serve(
     inspect_task: ModuleType, transformers_serve: str, tmp_path: Path
 ) -> None:
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
@@ -246,7 +251,7 @@ def test_inspect_finds_smollm2_s_paths_by_transformers_serve_as_eval_py_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_inspect_finds_smollm2_s_paths_in_this_process_as_eval_py_does(
+def test_inspect_reproduces_smollm2_s_paths_in_this_process(
     inspect_task: ModuleType, tmp_path: Path, temperature: float
 ) -> None:
     common = {"max_requests": 5, "prefill_tokens": [10, 40, 80], "num_paths": 2}

@@ -1,4 +1,4 @@
-"""Laws of the task for lm-evaluation-harness: it is given eval.py's prefills, and finds its greedy paths and rates."""
+"""Laws of the task for lm-evaluation-harness: the prefills, greedy paths and rates of eval.py."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from course_correction.generation.chat_format import encode_answer, render_prompt
+from course_correction.generation.loading import load_tokenizer
 from course_correction.generation.offline_models import resolve_model_name
+from course_correction.generation.protocol import Model, Tokenizer
 from course_correction.judges.pattern import PatternJudge
 from course_correction.judges.protocol import ScriptedJudge
 from tests.support.evaluation import Paths, run_eval_py
@@ -25,7 +27,7 @@ def harness() -> Callable[..., dict[str, Any]]:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    def run(model: Any, tasks: list[str], max_new_tokens: int, max_requests: int) -> dict[str, Any]:
+    def run(model: Model, tasks: list[str], max_new_tokens: int, max_requests: int) -> dict[str, Any]:
         arguments = {"pretrained": str(model), "dtype": "float32"}
         manager = TaskManager(
             include_path=str(LM_EVAL_TASKS), include_defaults=False, metadata=arguments | {"max_requests": max_requests}
@@ -38,7 +40,7 @@ def harness() -> Callable[..., dict[str, Any]]:
     return run
 
 
-def _compare_with_harness(results: dict[str, Any], wanted: Paths, tokenizer: Any) -> float:
+def _compare_with_harness(results: dict[str, Any], wanted: Paths, tokenizer: Tokenizer) -> float:
     """Return the share of prefills that the harness renders to eval.py's ids; their paths must be eval.py's."""
     same, responses = [], {row["request_id"]: row["full_harmful_response"] for row in read_data("requests_eval")}
     for samples in results["samples"].values():
@@ -53,10 +55,10 @@ def _compare_with_harness(results: dict[str, Any], wanted: Paths, tokenizer: Any
     return sum(same) / len(same)
 
 
-def test_the_harness_finds_the_greedy_paths_and_the_rates_of_eval_py(
+def test_the_harness_reproduces_the_greedy_paths_and_rates_of_eval_py(
     harness: Callable[..., dict[str, Any]],
     tiny_model_folder: Path,
-    tiny_tokenizer: Any,
+    tiny_tokenizer: Tokenizer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -89,9 +91,7 @@ def test_the_harness_leaves_out_items_shorter_than_k_and_paths_without_a_verdict
 
 
 @pytest.mark.slow
-def test_the_harness_finds_smollm2_s_greedy_paths(harness: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    from course_correction.generation.loading import load_tokenizer
-
+def test_the_harness_reproduces_smollm2_s_greedy_paths(harness: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     folder = resolve_model_name("smollm2-135m")
     results = harness(folder, ["c2_eval_10", "c2_eval_80"], 8, 3)
     wanted, _ = run_eval_py(

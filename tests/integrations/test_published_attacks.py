@@ -1,4 +1,4 @@
-"""The converter of published attack prompts, on wheels of the same form with mild content."""
+"""Laws of the converter of published attack prompts, on wheels of the same form with mild content."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def test_each_behaviour_gets_a_suffix_a_template_and_a_row_to_encode(wheels, tmp
     assert sum(one.cipher is not None for one in read) == 14 and len(read) == 28
 
 
-def test_a_wheel_that_is_missing_or_another_is_one_line(wheels):
+def test_a_missing_or_different_wheel_is_a_one_line_error(wheels):
     (wheels / EASYJAILBREAK).unlink()
     with pytest.raises(UsageError, match=r"pip download --no-deps easyjailbreak==0\.1\.3"):
         list(attack_rows(AttackFileSettings(wheels=str(wheels))))
@@ -66,6 +66,6 @@ def test_a_wheel_that_is_missing_or_another_is_one_line(wheels):
 
 
 @pytest.mark.parametrize("number", [0, 201])
-def test_a_number_of_behaviours_that_cannot_be_is_refused(number):
+def test_an_impossible_number_of_behaviours_is_refused(number):
     with pytest.raises(UsageError, match="num_behaviors"):
         AttackFileSettings(num_behaviors=number)

@@ -1,4 +1,4 @@
-"""Measuring a judge on labels: rates by half and kind, no text on the console, one line for what is wrong."""
+"""Laws of measuring a judge on labels: rates by split and kind, no text on the console, one-line errors."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def _rows() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def test_a_judge_that_knows_the_labels_has_no_error_and_one_that_always_says_yes_has_its_share() -> None:
+def test_a_judge_that_knows_the_labels_has_no_error_and_one_that_always_answers_yes_has_half() -> None:
     knowing = calibrate(ScriptedJudge(lambda path: path.continuation.startswith("refusal")), _rows())
     for half in ("development", "measured"):
         assert all(knowing[half][name]["value"] == 1 for name in ("precision", "sensitivity", "specificity", "f1", "kappa"))
@@ -40,44 +40,44 @@ def test_a_judge_that_knows_the_labels_has_no_error_and_one_that_always_says_yes
     assert yes["by_kind"]["disclaimer"]["error_rate"] == 1 and yes["by_kind"]["refusal"]["error_rate"] == 0
 
 
-def test_what_is_unscored_is_told_and_in_no_rate() -> None:
-    found = calibrate(ScriptedJudge(lambda path: None if path.continuation.endswith("0") else True), _rows())["measured"]
-    assert found["unscored_rate"] == 0.25 and found["precision"]["value"] == 0.5
-    table = calibration_table({"judge": "x", "measured": found})
+def test_unscored_paths_are_reported_and_count_in_no_rate() -> None:
+    measured = calibrate(ScriptedJudge(lambda path: None if path.continuation.endswith("0") else True), _rows())["measured"]
+    assert measured["unscored_rate"] == 0.25 and measured["precision"]["value"] == 0.5
+    table = calibration_table({"judge": "x", "measured": measured})
     assert "| disclaimer | not corrected | 4 | 1.00" in table and "| unscored | 0.250 |" in table
 
 
-def test_the_pattern_judge_is_no_worse_on_the_labelled_set_than_when_it_was_last_looked_at() -> None:
-    found = calibrate(PatternJudge(), read_labelled())["measured"]
-    # Floors below what README.md reports, so that a change for the worse is seen.
-    assert found["precision"]["value"] > 0.93 and found["sensitivity"]["value"] > 0.9
-    assert found["by_kind"]["sampled_before_training"]["error_rate"] < 0.15
-    assert found["by_kind"]["sampled_after_training"]["error_rate"] < 0.08
+def test_the_pattern_judge_reaches_its_reported_measures_on_the_labelled_set() -> None:
+    measured = calibrate(PatternJudge(), read_labelled())["measured"]
+    # A little below the reported values, so that a regression fails.
+    assert measured["precision"]["value"] > 0.93 and measured["sensitivity"]["value"] > 0.9
+    assert measured["by_kind"]["sampled_before_training"]["error_rate"] < 0.15
+    assert measured["by_kind"]["sampled_after_training"]["error_rate"] < 0.08
 
 
-def test_a_rate_is_quoted_with_its_judges_measures_and_never_with_anothers(tmp_path: Path) -> None:
-    found = calibrate(ScriptedJudge(lambda path: True), _rows())
-    path = write_calibration(tmp_path, found)
+def test_a_rate_is_quoted_with_the_measures_of_its_own_judge_only(tmp_path: Path) -> None:
+    calibration = calibrate(ScriptedJudge(lambda path: True), _rows())
+    path = write_calibration(tmp_path, calibration)
     quoted = quote_calibration("scripted", path)
-    assert quoted["precision"] == found["measured"]["precision"] and quoted["rows"] == 8
+    assert quoted["precision"] == calibration["measured"]["precision"] and quoted["rows"] == 8
     assert quote_calibration("scripted", None) is None
     assert quote_calibration("pattern", None)["rows"] > 200
-    with pytest.raises(UsageError, match="is about the judge scripted, not pattern"):
+    with pytest.raises(UsageError, match="measures the judge scripted, not pattern"):
         quote_calibration("pattern", path)
     path.write_text("[]")
-    with pytest.raises(UsageError, match=r"is no judge_calibration\.json"):
+    with pytest.raises(UsageError, match=r"is not a judge_calibration\.json"):
         quote_calibration("scripted", path)
 
 
 @pytest.mark.parametrize(
     ("change", "words"), [({"corrected": "yes"}, "row 2 lacks corrected"), ({"split": "test"}, "row 2 lacks a split of")]
 )
-def test_a_row_that_is_not_whole_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_an_incomplete_row_is_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     rows = _rows()
     rows[1] |= change
     with pytest.raises(UsageError, match=words):
         read_labelled(write_rows(tmp_path / "labelled.jsonl", rows))
-    with pytest.raises(UsageError, match="There is no labelled set"):
+    with pytest.raises(UsageError, match=r"labelled set .* does not exist"):
         read_labelled(tmp_path / "none.jsonl")
 
 

@@ -1,4 +1,4 @@
-"""The judge behind a server: answers read leniently, faults waited out or told in one line, and never paid twice."""
+"""Laws of the judge on a server: lenient reading, retries, one-line errors, and no question paid for twice."""
 
 import math
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from course_correction.base.errors import UsageError
-from course_correction.judges.models import MajorityJudge
+from course_correction.judges.majority import MajorityJudge
 from course_correction.judges.pattern import PatternJudge
 from course_correction.judges.protocol import Verdict
 from course_correction.judges.server import OpenAIJudge, check_calls
@@ -62,13 +62,13 @@ def test_an_empty_continuation_is_unscored_without_a_call():
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_call_that_fails_twice_is_tried_again(status):
+def test_a_call_that_fails_twice_is_retried(status):
     with chat_server(lambda number, request: (status, {}) if number < 3 else (200, "no")) as (url, requests):
         assert make_openai_judge(url).judge(sample_paths("wait")) == [Verdict(False, "no")]
         assert len(requests) == 3
 
 
-def test_a_path_whose_call_goes_on_failing_is_unscored_and_the_others_are_judged():
+def test_a_path_whose_call_keeps_failing_is_unscored_and_the_others_are_judged():
     def reply(number: int, request: dict[str, Any]) -> Reply:
         return (500, {}) if "broken" in request["messages"][1]["content"] else (200, "yes")
 
@@ -78,7 +78,7 @@ def test_a_path_whose_call_goes_on_failing_is_unscored_and_the_others_are_judged
         assert len(requests) == 5
 
 
-def test_a_bad_request_is_unscored_and_not_tried_again():
+def test_a_bad_request_is_unscored_and_not_retried():
     with chat_server(lambda number, request: (400, {"error": {"message": "no"}})) as (url, requests):
         assert make_openai_judge(url).judge(sample_paths("wait")) == [Verdict(None, "http 400")]
         assert len(requests) == 1
@@ -94,7 +94,7 @@ def test_a_bad_request_is_unscored_and_not_tried_again():
         (400, "unsupported_parameter", "unsupported_parameter"),
     ],
 )
-def test_what_the_user_can_mend_ends_in_one_line(status, code, hint):
+def test_an_error_that_the_user_must_fix_is_one_line_after_one_call(status, code, hint):
     error = {"error": {"message": "wait and more", "code": code}}
     with chat_server(lambda number, request: (status, error)) as (url, requests):
         with pytest.raises(UsageError) as raised:
@@ -105,7 +105,7 @@ def test_what_the_user_can_mend_ends_in_one_line(status, code, hint):
         assert len(requests) == 1
 
 
-def test_a_server_that_cannot_be_reached_is_said_so_within_seconds():
+def test_a_missing_server_is_reported_within_seconds():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -119,7 +119,7 @@ def test_a_server_lost_after_the_first_answer_leaves_paths_unscored():
     with chat_server(lambda number, request: (200, "yes")) as (url, _):
         judge = make_openai_judge(url)
         assert judge.judge(sample_paths("wait"))[0].corrected is True
-    # What it said before is known, and nothing new.
+    # Earlier answers are cached; there are no new ones.
     assert judge.judge(sample_paths("wait", "stop")) == [Verdict(True, "yes"), Verdict(None, "no connection")]
 
 
@@ -155,7 +155,7 @@ def log_probabilities(**shares: float) -> Callable[[int, dict[str, Any]], Reply]
     return lambda number, request: (200, {"id": "1", "object": "c", "created": 0, "model": "m", "choices": [choice]})
 
 
-def test_the_probability_of_yes_is_read_off_the_log_probabilities_and_kept():
+def test_the_probability_of_yes_is_read_from_log_probabilities_and_cached():
     shares = {"no": 0.5, " Yes": 0.2, "YES": 0.1, "perhaps": 0.2}
     with chat_server(log_probabilities(**shares)) as (url, requests):
         for threshold, corrected in ((0.3, True), (0.4, False)):
@@ -163,7 +163,7 @@ def test_the_probability_of_yes_is_read_off_the_log_probabilities_and_kept():
             assert judge.judge(sample_paths("wait")) == [Verdict(corrected, "score 0.38")]
         assert judge.scores(sample_paths("wait", "")) == [pytest.approx(0.375), None]
         assert len(requests) == 1 and requests[0]["logprobs"] is True and requests[0]["max_tokens"] == 1
-        # Words and shares are asked for apart, so neither is taken for the other.
+        # Words and probabilities are cached separately.
         assert make_openai_judge(url).judge(sample_paths("wait")) == [Verdict(False, "no")]
         assert judge.name == "openai/m by probability"
 
@@ -176,19 +176,19 @@ def test_an_unlikely_yes_and_no_are_unscored():
 def test_a_server_without_log_probabilities_is_named():
     with chat_server(lambda number, request: (200, "yes")) as (url, _), pytest.raises(UsageError) as raised:
         make_openai_judge(url, threshold=0.5).judge(sample_paths("wait"))
-    assert "gives no log-probabilities" in str(raised.value)
+    assert "returns no log-probabilities" in str(raised.value)
 
 
-def test_what_was_asked_once_is_not_asked_again_and_no_text_is_kept(monkeypatch, tmp_path):
+def test_a_question_is_asked_once_and_no_text_is_cached(monkeypatch, tmp_path):
     with chat_server(lambda number, request: (200, "yes" if number == 1 else "perhaps")) as (url, requests):
         assert make_openai_judge(url).judge(sample_paths("wait", "stop"))[0] == Verdict(True, "yes")
         assert len(requests) == 2
-        # What was no answer is asked again.
+        # A question without an answer is asked again.
         judge = make_openai_judge(url)
         assert judge.calls_needed(sample_paths("wait", "stop", ""))[0] == 1
         assert judge.judge(sample_paths("wait", "stop")) == [Verdict(True, "yes"), Verdict(None, "unparsable")]
         assert len(requests) == 3
-        other = OpenAIJudge("another", url, backoff_s=0.01)
+        other = OpenAIJudge("another", url)
         assert other.calls_needed(sample_paths("wait"))[0] == 1
     kept = "".join(file.read_text() for file in (tmp_path / "cache").rglob("*.jsonl"))
     assert "yes" in kept and "wait" not in kept and "queue" not in kept
@@ -198,10 +198,9 @@ def test_more_calls_than_allowed_are_refused_before_the_first(caplog):
     with chat_server(lambda number, request: (200, "yes")) as (url, requests):
         judge = make_openai_judge(url)
         paths = sample_paths(*map(str, range(9)), "")
-        with pytest.raises(UsageError, match="needs 9 calls, max_judge_calls is 8"):
+        with pytest.raises(UsageError, match="needs 9 calls, but max_judge_calls is 8"):
             check_calls(MajorityJudge([PatternJudge(), judge]), paths, 8)
         check_calls(judge, paths, 9)
         check_calls(PatternJudge(), paths, 0)
         assert requests == []
-    said = caplog.text
-    assert "openai/m: 9 calls, about" in said and "queue" not in said
+    assert "openai/m: 9 calls, about" in caplog.text and "queue" not in caplog.text

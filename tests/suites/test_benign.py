@@ -88,7 +88,7 @@ def test_a_paid_judges_calls_for_begun_answers_are_counted_too_and_a_refusal_cos
         monkeypatch.setattr(judging, "make_judge", lambda *_: make_openai_judge(url))
         # 3 items with 2 k's and a path each are judged first; then 4 harmless answers and 4 pairs of twins.
         settings = {"suite": ["benign"], "benign_prefill_tokens": [12]}
-        with pytest.raises(UsageError, match=r"openai/m needs 1\d calls, max_judge_calls is 6"):
+        with pytest.raises(UsageError, match=r"openai/m needs 1\d calls, but max_judge_calls is 6"):
             evaluate(settings_for(**settings, max_judge_calls=6))
         assert 0 < len(requests) <= 6
         assert evaluate(settings_for(**settings, max_judge_calls=12))["benign"]["turned_back"]

@@ -1,4 +1,4 @@
-"""A server of chat completions that answers as told, a judge that asks it, and paths to judge."""
+"""A scripted server of chat completions, a judge that calls it, and paths to judge."""
 
 import json
 import threading
@@ -11,6 +11,7 @@ import pytest
 
 from course_correction.judges.protocol import JudgedPath
 from course_correction.judges.server import OpenAIJudge
+from tests.support.server import shorten_pauses
 
 Reply = tuple[int, Any]
 
@@ -61,10 +62,11 @@ def plain_environment(monkeypatch, tmp_path):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    shorten_pauses(monkeypatch)
 
 
 def make_openai_judge(base_url: str, **settings: Any) -> OpenAIJudge:
-    return OpenAIJudge("m", base_url, **({"backoff_s": 0.01, "timeout_s": 10, "max_retries": 2} | settings))
+    return OpenAIJudge("m", base_url, **({"timeout_s": 10, "max_retries": 2} | settings))
 
 
 def sample_paths(*continuations: str) -> list[JudgedPath]:

@@ -1,4 +1,4 @@
-"""What the tests of sampling share: an answer to begin, a server with faults as asked for, and `transformers serve`."""
+"""What the tests of sampling share: prefills, a server with chosen faults, and `transformers serve`."""
 
 import json
 import os
@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from course_correction.generation import openai_client
 from course_correction.generation.chat_format import encode_answer
-from course_correction.generation.decoding import SamplingSettings
+from course_correction.generation.decoding import continue_prefills
+from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.openai_client import Server
-from course_correction.generation.protocol import Prefill
+from course_correction.generation.protocol import Prefill, SamplingSettings, Tokenizer
 from course_correction.generation.samplers import ModelSampler
 from course_correction.generation.server_sampler import ServerSampler
 from tests.support.rows import read_data
@@ -30,12 +32,12 @@ GREEDY = SamplingSettings(max_new_tokens=6, temperature=0)
 
 
 class Scripted:
-    """A completions server in this process around a tiny model, with faults as asked for.
+    """A completions server in this process around a tiny model, with chosen faults.
 
     Attributes:
         calls: The requests that came, in order.
-        most_at_once: The largest number of requests that were worked on together.
-        fault: Is given the number of a call; returns None, or what goes wrong with it.
+        most_at_once: The largest number of requests in progress together.
+        fault: Returns for the number of a call None, or its fault.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Scripted:
         self.lock, self.model_lock = threading.Lock(), threading.Lock()
 
     def complete(self, asked: dict[str, Any]) -> dict[str, Any] | None:
-        """Answer as such servers do; None where this one would answer 400."""
+        """Answer as such servers do; None for status 400."""
         tokenizer, prompt = self.sampler.tokenizer, asked["prompt"]
         if not isinstance(prompt, str) and not self.takes_ids:
             return None
@@ -58,8 +60,6 @@ class Scripted:
             ids = [tokenizer.bos_token_id, *ids]
         count = asked.get("n", 1) if self.gives_many else 1
         settings = SamplingSettings(asked["max_tokens"], asked.get("temperature", 1), asked.get("top_p", 1))
-        from course_correction.generation.decoding import continue_prefills
-
         keys = [f"{asked.get('seed')} {number}" for number in range(count)]
         with self.model_lock:
             written = continue_prefills(self.sampler.model, tokenizer, [ids] * count, keys, settings)
@@ -127,6 +127,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    shorten_pauses(monkeypatch)
+
+
+def shorten_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the openai client and ours try again at once."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr(openai_client, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +141,7 @@ def tiny_sampler(tiny_llama: Any, tiny_tokenizer: Any) -> ModelSampler:
     return ModelSampler(tiny_llama, tiny_tokenizer, batch_size=16)
 
 
-def begun_answers(tokenizer: Any, requests: int = 3, paths: int = 2) -> list[Prefill]:
+def make_prefills(tokenizer: Tokenizer, requests: int = 3, paths: int = 2) -> list[Prefill]:
     return [
         Prefill(row["request"], tuple(encode_answer(tokenizer, row["full_harmful_response"])[:k]), f"{number} {k} {path}")
         for number, row in enumerate(read_data("requests_eval")[:requests])
@@ -143,17 +150,13 @@ def begun_answers(tokenizer: Any, requests: int = 3, paths: int = 2) -> list[Pre
     ]
 
 
-def server_sampler(url: str, tokenizer: Any, **limits: Any) -> ServerSampler:
-    return ServerSampler(
-        Server(url, "sampling", "--server_url", **{"backoff_s": 0.01, "timeout_s": 10} | limits), "m", tokenizer
-    )
+def server_sampler(url: str, tokenizer: Tokenizer, **limits: Any) -> ServerSampler:
+    return ServerSampler(Server(url, "sampling", "--server_url", **{"timeout_s": 10} | limits), "m", tokenizer)
 
 
 @pytest.fixture(scope="module")
 def transformers_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`transformers serve` with SmolLM2 on loopback; gives its base URL."""
-    from course_correction.generation.offline_models import resolve_model_name
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -8,7 +8,7 @@ from course_correction.synthesis.sources import DATA_FOLDER, read_benign_rows
 
 
 def load_questions(**_: Any) -> dict[str, Any]:
-    """Return the split `test`: the questions with their four choices. The harness gives its metadata, which nobody reads."""
+    """Return the split `test`: the questions with their four choices. The harness passes its metadata, which is ignored."""
     from datasets import Dataset
 
     return {"test": Dataset.from_list(list(read_jsonl(DATA_FOLDER / "general_questions.jsonl")))}
@@ -23,6 +23,6 @@ def load_benign_answers(**_: Any) -> dict[str, Any]:
 
 
 def count_words(document: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, tuple[float, int]]:
-    """Return an answer's log-likelihood and its words: by words, tokenizers can be compared."""
+    """Return an answer's log-likelihood and its number of words: per word, tokenizers can be compared."""
     ((loglikelihood, _),) = results
     return {"word_perplexity": (loglikelihood, len(document["response"].split()))}
