@@ -1,1 +1,1 @@
-"""What every stage needs: errors, files, settings, console, processes, resumable rows. Knows no model."""
+"""What every stage needs: errors, files, settings, console, ranks, resumable rows. Knows nothing of models."""

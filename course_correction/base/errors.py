@@ -2,4 +2,4 @@
 
 
 class UsageError(ValueError):
-    """Something that the user can mend; scripts print it on one line and exit with status 2."""
+    """An error that the user can fix. Scripts print it on one line and exit with status 2."""

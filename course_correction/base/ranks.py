@@ -1,4 +1,4 @@
-"""The processes of one launch, by torchrun or `accelerate launch`. Knows nothing of what they do."""
+"""The processes of one launch, by torchrun or `accelerate launch`. Knows nothing of their work."""
 
 import os
 from datetime import timedelta
@@ -9,40 +9,40 @@ class Ranks:
     """This process among those that were launched together.
 
     Attributes:
-        rank: 0 is the main process.
-        size: How many there are.
+        rank: Index of this process. 0 is the main process.
+        size: Number of processes.
     """
 
     def __init__(self) -> None:
-        """Join the others, if there are any."""
+        """Join the other processes, if there are any."""
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self._state: Any = None
         if self.size > 1:
             import torch
             from accelerate import PartialState
 
-            # The fastest waits at the end for the slowest, however long that takes.
+            # The fastest process waits at the end for the slowest, which may take days.
             self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
 
     @classmethod
     def alone(cls) -> "Ranks":
-        """Return a rank of its own, for work that only the main process does."""
+        """Return a single rank, for work that only the main process does."""
         ranks = cls.__new__(cls)
         ranks.rank, ranks.size, ranks._state = 0, 1, None
         return ranks
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes what there is one of."""
+        """Whether this is the main process, which writes what exists once."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return when all have come here. A process that fails takes the others down, by the launcher."""
+        """Return when all processes have called this. If one fails, the launcher ends the others."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
     def leave(self) -> None:
-        """Take leave of the others, once each has done its share."""
+        """Leave the group of processes, after the last wait."""
         if self._state is not None:
             self._state.destroy_process_group()
             self._state = None

@@ -1,4 +1,4 @@
-"""What of a run may be shown to others: names without paths, settings without hosts. Knows nothing of the Hub."""
+"""What may be published of a run: names without paths, settings without hosts. Knows nothing of the Hub."""
 
 import json
 import mmap
@@ -13,22 +13,22 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import cache_folder
 
 SERVER = "(a server)"
-_LEAST = 8  # Characters that a private string needs to be searched for: a shorter one stands in any vocabulary.
+# Shorter private strings are not searched for: any vocabulary contains them.
+_MIN_CHARACTERS = 8
 
 
 def public_name(value: str) -> str:
-    """Return a model, dataset or file by a name that says nothing of this machine.
+    """Return a name of a model, dataset or file that reveals nothing of this machine.
 
-    Hub ids and the project's own names stay; of a path that exists here only its last part does; a server's address does
-    not.
+    Hub ids and the project's own names stay. A local path is reduced to its last part. The address of a server is removed.
     """
     if re.match(r"https://(raw\.githubusercontent\.com|github\.com|huggingface\.co)/", value):
-        # Where published files come from; what stands behind a question mark may be a token.
+        # The source of published files. A query may contain a token.
         return re.sub(r"\?[^#]*", "", value)
     if re.match(r"https?://", value):
         return SERVER
     if named := re.match(r"([\w-]+=)(.+)", value):
-        # NAME=file, as attack prompts are given.
+        # NAME=file, the form of attack prompts.
         return named[1] + public_name(named[2])
     value, _, checksum = value.partition("#sha256=")
     if checksum:
@@ -38,7 +38,7 @@ def public_name(value: str) -> str:
         looks_local = path.is_absolute() or value.startswith((".", "~")) or path.suffix in {".jsonl", ".json", ".parquet"}
         is_local = looks_local or (value.strip() and path.exists())
     except (OSError, RuntimeError, ValueError):
-        # Too long for a path, or somebody's home that is not here: no name of a file.
+        # Too long for a path, or the home of an unknown user: not the name of a file.
         return value
     if path == Path.home():
         return "~"
@@ -46,9 +46,9 @@ def public_name(value: str) -> str:
 
 
 def public_value(value: Any) -> Any:
-    """Return settings or metrics with every string in them as `public_name` gives it."""
+    """Return settings or metrics with `public_name` applied to every string in them."""
     if isinstance(value, str):
-        # A text, such as a template or a help line, is no name of anything.
+        # A text, such as a template or a help line, is not a name.
         return value if "\n" in value or len(value) > 500 else public_name(value)
     if isinstance(value, Mapping):
         return {key: public_value(entry) for key, entry in value.items()}
@@ -58,7 +58,7 @@ def public_value(value: Any) -> Any:
 
 
 def private_strings() -> Iterator[tuple[str, str]]:
-    """Yield what must never be pushed, each with a word for it: tokens, this machine's folders and its name."""
+    """Yield (kind, text) of what must not be pushed: tokens, this machine's folders and its name."""
     from huggingface_hub import get_token
 
     for kind, secret in [("a Hub token", get_token()), *(("an API key", os.environ.get(k)) for k in ("OPENAI_API_KEY",))]:
@@ -66,21 +66,21 @@ def private_strings() -> Iterator[tuple[str, str]]:
             yield kind, secret
     folders = {Path.cwd(), Path.home(), cache_folder(), Path(__file__).resolve().parents[2]}
     for folder in folders:
-        if len(str(folder)) >= _LEAST:
-            yield "a path of this machine", str(folder)
-    # A plain word, such as localhost, stands in every vocabulary.
-    if len(socket.gethostname()) >= _LEAST and not socket.gethostname().isalpha():
+        if len(str(folder)) >= _MIN_CHARACTERS:
+            yield "a local path", str(folder)
+    # Any vocabulary contains a plain word, such as localhost.
+    if len(socket.gethostname()) >= _MIN_CHARACTERS and not socket.gethostname().isalpha():
         yield "this machine's name", socket.gethostname()
 
 
 def check_nothing_private(files: Mapping[str, Path | bytes]) -> None:
-    """Look through every byte of what is about to be pushed (compressed files, such as Parquet, as they lie there).
+    """Scan the files of a push for tokens and local paths. Compressed data, as in Parquet, is not scanned.
 
     Args:
-        files: A path or the content of each file by its name in the repository.
+        files: The path or the content of each file, by its name in the repository.
 
     Raises:
-        UsageError: Naming the first file that holds something private, and of what kind; never the thing itself.
+        UsageError: Naming the first file that contains something private, and its kind, never the text itself.
     """
     searched = [(kind, text.encode()) for kind, text in private_strings()]
     for name, content in files.items():
@@ -92,13 +92,13 @@ def check_nothing_private(files: Mapping[str, Path | bytes]) -> None:
             with open(content, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 kind = _find(view, searched)
         if kind:
-            raise UsageError(f"{name} holds {kind} and was not pushed, nor anything else. Remove it from there first.")
+            raise UsageError(f"Push aborted: {name} contains {kind}. Remove it and push again.")
 
 
-def _find(content: Any, searched: list[tuple[str, bytes]]) -> str | None:
+def _find(content: bytes | mmap.mmap, searched: list[tuple[str, bytes]]) -> str | None:
     return next((kind for kind, text in searched if content.find(text) >= 0), None)
 
 
 def public_json(content: bytes) -> bytes:
-    """Return a JSON file with every string in it as `public_value` gives it."""
+    """Return the content of a JSON file with `public_value` applied to it."""
     return (json.dumps(public_value(json.loads(content)), indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,12 +1,14 @@
-"""Settings dataclasses: read from the command line and from recipes, and checked. Knows nothing of models."""
+"""Settings dataclasses: declared, read from the command line and from recipes, and checked. Knows nothing of models."""
 
+import argparse
+import copy
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, field, fields
 from enum import Enum
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from course_correction.base.errors import UsageError
 from course_correction.base.redaction import public_value
@@ -16,11 +18,17 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 GROUPS = ("model", "data", "sampling", "judging", "suites", "training", "output", "Hub")
 
 
+class Settings(Protocol):
+    """An instance of a settings dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
 class _Metadata(dict[str, Any]):
-    """Metadata of a setting. `HfArgumentParser` passes a copy of it to argparse, which knows `help` alone."""
+    """Metadata of a setting. TRL's parser passes a copy of it to argparse, which accepts `help` only."""
 
     def copy(self) -> dict[str, Any]:
-        """Return what argparse takes."""
+        """Return the arguments for argparse."""
         return {"help": self["help"]}
 
 
@@ -39,16 +47,19 @@ def setting(
     """Return a field of a settings dataclass.
 
     Args:
-        default: Its default value.
-        help: Its line in `--help`.
-        group: Its group in `--help`, one of `GROUPS`.
-        identity: The stages whose rows it decides, such as "sampling"; () for none. A folder that was filled under another
-            value is refused by these stages.
+        default: Default value.
+        help: Line in `--help`.
+        group: Group in `--help`, one of `GROUPS`.
+        identity: The stages whose rows the setting decides, such as "sampling", or () for none. These stages refuse a folder
+            that was filled under another value.
         default_factory: Makes the default, where that is mutable.
-        common: Whether most users need it: `--help` lists these first.
-        at_least: The smallest value that `check_values` accepts; for a list, the smallest entry.
-        at_most: The largest, likewise.
-        above: A value that must be exceeded, likewise.
+        common: Whether most users need it. `--help` lists common settings first.
+        at_least: The smallest value that `check_values` accepts, in a list for each entry.
+        at_most: The largest value, in a list for each entry.
+        above: A value that must be exceeded, in a list by each entry.
+
+    Raises:
+        ValueError: If there is no such group.
     """
     if group not in GROUPS:
         raise ValueError(f"group is {group!r}, but takes {', '.join(GROUPS)}.")
@@ -60,8 +71,8 @@ def setting(
     )
 
 
-def identity_of(settings: Any, stage: str) -> dict[str, Any]:
-    """Return the values, by name, of the settings that decide the rows of a stage: those marked with it in `setting`."""
+def identity_of(settings: Settings, stage: str) -> dict[str, Any]:
+    """Return the settings, by name, that decide the rows of a stage, which `setting` marks with `identity`."""
     return {one.name: getattr(settings, one.name) for one in fields(settings) if stage in one.metadata.get("identity", ())}
 
 
@@ -77,13 +88,31 @@ def check_sampling(temperature: float, top_p: float) -> None:
         raise UsageError(f"top_p is {top_p}, but must be in (0, 1].")
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and shows each option with its default, without its spelling with hyphens."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [flag for flag in action.option_strings if "-" not in flag[2:]]
+        return super()._format_action_invocation(shown)
+
+
 def parse_settings(
-    settings_classes: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
+    settings_classes: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+    epilog: str | None = None,
 ) -> tuple[Any, ...]:
-    """Read settings from `--config recipe.yaml`, then from the command line, which wins.
+    """Read settings from `--config recipe.yaml`, then from the command line, which has priority.
+
+    Args:
+        settings_classes: The dataclasses.
+        arguments: The command line, `sys.argv` by default.
+        description: First part of `--help`.
+        epilog: Last part of `--help`.
 
     Returns:
-        One instance a class, in the order given.
+        One instance per class, in the order given.
 
     Raises:
         UsageError: On an unknown key, a value that does not fit, or a recipe that cannot be read.
@@ -95,8 +124,14 @@ def parse_settings(
         if argument.startswith("--config="):
             arguments[index : index + 1] = ["--config", argument.removeprefix("--config=")]
             break
-    parser = TrlParser(list(settings_classes), description=description, allow_abbrev=False)
-    parser.usage = "%(prog)s [--config recipe.yaml] [--setting value ...]"
+    parser = TrlParser(
+        list(settings_classes),
+        usage="%(prog)s [--config recipe.yaml] [--setting value ...]",
+        description=description,
+        epilog=epilog,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
     parser.error = _raise_usage_error
     _group_help(parser, settings_classes)
     if "--config" in arguments:
@@ -107,7 +142,7 @@ def parse_settings(
     try:
         settings = parser.parse_args_and_config(arguments)
         for part in settings:
-            # The libraries check their own settings, and rewrite them in doing so.
+            # The libraries check their own settings, and change them at the same time.
             if not type(part).__module__.startswith(("trl", "transformers")):
                 check_values(part)
         return settings
@@ -121,30 +156,30 @@ def parse_settings(
 
 
 def given_settings(
-    settings_classes: Sequence[type], parts: Sequence[Any], arguments: Sequence[str] | None = None
+    settings_classes: Sequence[type], parts: Sequence[Settings], arguments: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Return the settings that the recipe and the command line name, by public values: a recipe that does it again.
+    """Return the settings that the recipe and the command line name, with public values: a recipe for the same run.
 
     Args:
         settings_classes: As for `parse_settings`.
-        parts: What it returned.
+        parts: The instances that it returned.
         arguments: As for `parse_settings`.
     """
     left_out = {"output_dir", "push_to_hub", "resume_from_checkpoint", "hub_token", "hub_model_id", "hub_private_repo"}
-    # Set where there is no GPU, by train_dpo.py itself.
+    # The training script sets it itself, without a GPU.
     left_out |= {"use_cpu"}
-    found = {}
+    given = {}
     for name in dict.fromkeys(given_names(arguments)):
         for part in parts:
             if hasattr(part, name) and name not in left_out:
                 value = getattr(part, name)
                 value = public_value(value.value if isinstance(value, Enum) else value)
-                found[name] = value if isinstance(value, bool | int | float | list | dict | type(None)) else str(value)
-    return found
+                given[name] = value if isinstance(value, bool | int | float | list | dict | type(None)) else str(value)
+    return given
 
 
 def given_names(arguments: Sequence[str] | None = None) -> list[str]:
-    """Return the names of the settings that the recipe and the command line name, the recipe's first."""
+    """Return the names of the settings in the recipe and on the command line, the recipe's first."""
     import yaml
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -160,11 +195,11 @@ def given_names(arguments: Sequence[str] | None = None) -> list[str]:
     return named
 
 
-def check_values(settings: Any) -> None:
-    """Refuse values whose type, choice or range is not the field's; argparse does not check what a recipe says.
+def check_values(settings: Settings) -> None:
+    """Refuse values outside the type, the choices or the range of their field. argparse does not check a recipe.
 
     Raises:
-        UsageError: Naming the field, the value and what it takes.
+        UsageError: Naming the field, the value and the values that it takes.
     """
     for one in fields(settings):
         _check_bounds(one.name, getattr(settings, one.name), *one.metadata.get("bounds", (None, None, None)))
@@ -184,7 +219,7 @@ def check_values(settings: Any) -> None:
         raise UsageError(f"{name} is {value!r}, but takes {wanted}.")
 
 
-def _check_bounds(name: str, value: Any, at_least: float | None, at_most: float | None, above: float | None) -> None:
+def _check_bounds(name: str, value: object, at_least: float | None, at_most: float | None, above: float | None) -> None:
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
@@ -195,7 +230,7 @@ def _check_bounds(name: str, value: Any, at_least: float | None, at_most: float 
             raise UsageError(f"{name} is {value}, but must be {wanted}.")
 
 
-def _fits(value: Any, option: Any) -> bool:
+def _fits(value: object, option: Any) -> bool:
     if get_origin(option) is Literal:
         return value in get_args(option)
     if get_origin(option) is list:
@@ -207,16 +242,20 @@ def _fits(value: Any, option: Any) -> bool:
     return isinstance(value, option)
 
 
-def _group_help(parser: Any, settings_classes: Sequence[type]) -> None:
+def _group_help(parser: argparse.ArgumentParser, settings_classes: Sequence[type]) -> None:
     """Show a parser's options in the groups of their settings, the common ones first."""
     metadata = {one.name: one.metadata for settings_class in settings_classes for one in fields(settings_class)}
     actions = [action for action in parser._actions if "group" in metadata.get(action.dest, {})]
     actions.sort(key=lambda action: not metadata[action.dest]["common"])
+    for action in actions:
+        if isinstance(action, argparse._StoreFalseAction):
+            # `--no_x` is `--x false`.
+            action.help = argparse.SUPPRESS
     for name in GROUPS:
         if members := [action for action in actions if metadata[action.dest]["group"] == name]:
             group = parser.add_argument_group(name)
             for action in members:
-                # argparse adds an option to one group only, and offers no way to move it.
+                # argparse has no public way to move an option to another group.
                 parser._optionals._group_actions.remove(action)
                 group._group_actions.append(action)
 
@@ -226,7 +265,7 @@ def _raise_usage_error(message: str) -> None:
 
 
 def _check_recipe(path: str, settings_classes: Sequence[type]) -> None:
-    """Refuse a recipe whose keys nobody reads; TRL would only say so after it has set the environment."""
+    """Refuse a recipe with unknown keys. TRL refuses it too, but only after it has set the environment."""
     import difflib
 
     import yaml
@@ -239,10 +278,10 @@ def _check_recipe(path: str, settings_classes: Sequence[type]) -> None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"Recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
-        raise UsageError(f"Recipe {path} must hold `key: value` lines.")
+        raise UsageError(f"Recipe {path} must contain `key: value` lines.")
     known = {field.name for settings_class in settings_classes for field in fields(settings_class)} | {"env"}
     for key in recipe:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, 1)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise UsageError(f"Recipe {path} has an unknown key `{key}`{hint}")
+            hint = f"Did you mean `{close[0]}`?" if close else "Remove it, or see --help."
+            raise UsageError(f"Recipe {path} has an unknown key `{key}`. {hint}")

@@ -10,7 +10,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest, write_json
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT, run_units
+from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_PER_UNIT, run_units
 from course_correction.generation.chat_format import encode_answer, render_closed_turn
 from course_correction.generation.choice import load_sampler
 from course_correction.generation.loading import (
@@ -121,9 +121,7 @@ class Evaluation:
             ranks: The processes.
             label: For the progress bar.
         """
-        torn = run_units(self.folder / name, units, is_complete, lambda: (work, self.sampler()), ranks, label)
-        if torn:
-            logger.info(f"A torn unit was moved to {self.folder / name}.quarantined and is done again.")
+        run_units(self.folder / name, units, is_complete, lambda: (work, self.sampler()), ranks, label)
 
     def sample_items(self, items: list[dict[str, str]]) -> list[dict[str, Any]]:
         """Sample all paths of some items. Rows by item, then k, then path."""
@@ -161,7 +159,7 @@ class Evaluation:
         """Write benign_answers.jsonl: the model's greedy answers to the held-out benign prompts."""
         from course_correction.generation.decoding import SamplingSettings
 
-        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], PROMPTS_A_UNIT)
+        units = chunked(read_benign_rows("eval")[: self.settings.max_benign], PROMPTS_PER_UNIT)
         sampling = SamplingSettings(self.settings.benign_max_new_tokens, temperature=0, seed=self.settings.seed)
 
         def answer(unit: int) -> list[dict[str, Any]]:

@@ -1,36 +1,48 @@
-"""Shares of yes among three-valued verdicts that come in clusters, and paired differences of them. Pure.
+"""Rates of three-valued verdicts that come in clusters, and paired differences of such rates.
 
-What the suites beside C²-Eval report: attack success, refusals. Intervals are bootstrapped over clusters (behaviours,
-requests), whose verdicts are not independent.
+The suites beside C²-Eval report them: attack success, refusals. Intervals are bootstrapped over clusters (behaviours,
+requests), because the verdicts of a cluster are not independent.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from course_correction.statistics.corr_at_k import bootstrap_rates, interval, sign_flip_p_value
+from course_correction.statistics.corr_at_k import DifferenceWithPValue, Rate, bootstrap_rates, interval, sign_flip_p_value
 
 
-def clustered_rate(verdicts: Sequence[bool | None], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:
+class ClusteredRate(Rate):
+    """A rate of `count` verdicts in `clusters`. `unscored_rate` is None if there is no verdict."""
+
+    count: int
+    clusters: int
+    unscored_rate: float | None
+
+
+class RateDifference(DifferenceWithPValue):
+    """A paired difference of two rates, on `count` pairs."""
+
+    count: int
+
+
+def clustered_rate(verdicts: Sequence[bool | None], clusters: Sequence[str], seed: int = 0) -> ClusteredRate:
     """Return the share of yes among the scored verdicts.
 
     Args:
-        verdicts: True, False or None for unscored, which counts for no rate.
-        clusters: The cluster of each.
+        verdicts: True, False, or None if unscored. Unscored verdicts are left out of the rate.
+        clusters: The cluster of each verdict.
         seed: Of the bootstrap.
-
-    Returns:
-        `value` and `ci95` in [0, 1] (None if nothing is scored), `count` of verdicts, `clusters`, `unscored_rate`.
     """
     values = np.array([np.nan if verdict is None else float(verdict) for verdict in verdicts])[:, None]
     scored = ~np.isnan(values)
-    found: dict[str, Any] = {"value": None, "ci95": None}
-    if scored.any():
-        resampled = bootstrap_rates(values, clusters, seed)
-        found = {"value": float(values[scored].mean()), "ci95": interval(resampled[:, 0])}
-    unscored = float(1 - scored.mean()) if len(values) else None
-    return found | {"count": len(values), "clusters": len(set(clusters)), "unscored_rate": unscored}
+    has_rate = bool(scored.any())
+    return {
+        "value": float(values[scored].mean()) if has_rate else None,
+        "ci95": interval(bootstrap_rates(values, clusters, seed)[:, 0]) if has_rate else None,
+        "count": len(values),
+        "clusters": len(set(clusters)),
+        "unscored_rate": float(1 - scored.mean()) if len(values) else None,
+    }
 
 
 def paired_rate_difference(
@@ -38,23 +50,23 @@ def paired_rate_difference(
     before: Mapping[Hashable, bool | None],
     clusters: Mapping[Hashable, str],
     seed: int = 0,
-) -> dict[str, Any] | None:
-    """Return the share of yes of `after` minus that of `before`, on what both have scored; None if that is nothing.
+) -> RateDifference | None:
+    """Return the share of yes of `after` minus that of `before`.
 
     Args:
-        after: Verdicts by what they are of.
-        before: Likewise.
-        clusters: The cluster of each.
-        seed: Of bootstrap and p-value.
+        after: Verdicts by key.
+        before: Verdicts by the same keys.
+        clusters: The cluster of each key.
+        seed: Of the bootstrap and of the p-value, which flips the signs of whole clusters.
 
     Returns:
-        `value`, `ci95` and `p_value` (sign flips of whole clusters), `count`.
+        The difference on the keys that both have scored, or None if there are none.
     """
     keys = [key for key in after if after[key] is not None and before.get(key) is not None]
     if not keys:
         return None
     names = [clusters[key] for key in keys]
-    difference = np.array([float(after[key]) - float(before[key]) for key in keys])[:, None]
+    difference = np.array([float(after[key] or 0) - float(before[key] or 0) for key in keys])[:, None]
     resampled = bootstrap_rates(difference, names, seed)
     return {
         "value": float(difference.mean()),

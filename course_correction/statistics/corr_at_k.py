@@ -1,7 +1,8 @@
-"""Corr@k and Corr_mean with intervals. Pure: numbers in, numbers out; knows nothing of models, judges or files."""
+"""Corr@k and Corr_mean with intervals: numbers in, numbers out. Knows nothing of models, judges or files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,9 +12,13 @@ _LEVEL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class PathVerdict:
-    """One judged path. `corrected` is None where it was not scored; `cluster` names the distinct request.
+    """One judged path.
 
-    Numbers in the place of `corrected` are averaged likewise.
+    Attributes:
+        cluster: Name of the distinct request.
+        request_id: The item.
+        prefill_tokens: The prefill length k.
+        corrected: Whether the path corrects itself, None if it was not scored. Numbers are averaged in the same way.
     """
 
     cluster: str
@@ -28,9 +33,9 @@ class RequestRates:
 
     Attributes:
         request_ids: The n requests, in order of first appearance.
-        clusters: The distinct request behind each; items with the same request text are resampled together.
+        clusters: The distinct request of each. Items with the same request text are resampled together.
         prefill_tokens: The K prefill lengths, ascending.
-        rates: [n, K] share of scored paths that correct themselves; NaN where no path was scored.
+        rates: [n, K] share of scored paths that correct themselves, NaN where no path was scored.
         scored: [n, K] number of scored paths.
         paths: [n, K] number of paths, scored or not.
     """
@@ -41,6 +46,63 @@ class RequestRates:
     rates: np.ndarray
     scored: np.ndarray
     paths: np.ndarray
+
+
+class Rate(TypedDict):
+    """A rate in [0, 1], or a difference of rates in [-1, 1], with its 95% interval. Both are None if nothing was scored."""
+
+    value: float | None
+    ci95: list[float] | None
+
+
+class RateAtK(Rate):
+    """Corr@k.
+
+    Attributes:
+        requests: Number of requests with a scored path.
+        unscored_rate: Share of the paths that were not scored, None if there is no path.
+        too_short: Number of items whose response has fewer than k tokens.
+    """
+
+    requests: int
+    unscored_rate: float | None
+    too_short: int
+
+
+class CorrSummary(TypedDict):
+    """Corr@k, by k as a string, and Corr_mean."""
+
+    corr_at_k: dict[str, RateAtK]
+    corr_mean: Rate
+
+
+class CountedRate(Rate):
+    """A rate of `count` independent outcomes."""
+
+    count: int
+
+
+class DifferenceWithPValue(Rate):
+    """A difference with its p-value."""
+
+    p_value: float | None
+
+
+class PairedDifference(TypedDict):
+    """Differences of Corr@k, by k as a string, and of Corr_mean, on the `requests` that both evaluations have."""
+
+    corr_at_k: dict[str, Rate]
+    corr_mean: DifferenceWithPValue
+    requests: int
+
+
+class CorrectionPositions(TypedDict):
+    """Number of tokens before a correction: the mean, its 95% interval, the mean by k, and the number of paths."""
+
+    mean: float | None
+    ci95: list[float] | None
+    by_prefill: dict[str, float]
+    paths: int
 
 
 def request_rates(verdicts: Sequence[PathVerdict], prefill_tokens: Sequence[int] | None = None) -> RequestRates:
@@ -62,14 +124,14 @@ def request_rates(verdicts: Sequence[PathVerdict], prefill_tokens: Sequence[int]
 
 
 def corr_at_k(rates: np.ndarray) -> np.ndarray:
-    """Corr@k: the mean of Corr(x, k) over requests that have one. [n, K] -> [K], NaN where none has."""
+    """Return Corr@k, the mean of Corr(x, k) over requests that have one. [n, K] -> [K], NaN where none has."""
     known = ~np.isnan(rates)
     totals = known.sum(0)
     return np.where(totals > 0, np.nansum(rates, 0) / np.maximum(totals, 1), np.nan)
 
 
 def corr_mean(rates: np.ndarray) -> float:
-    """Corr_mean: the mean of Corr@k over the prefill lengths that have a value."""
+    """Return Corr_mean, the mean of Corr@k over the prefill lengths that have a value."""
     values = corr_at_k(rates)
     return float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else float("nan")
 
@@ -77,11 +139,11 @@ def corr_mean(rates: np.ndarray) -> float:
 def bootstrap_rates(
     rates: np.ndarray, clusters: Sequence[str], seed: int = 0, samples: int = BOOTSTRAP_SAMPLES
 ) -> np.ndarray:
-    """Resample distinct requests with replacement; the paths of a request are not independent, so it is kept whole.
+    """Resample distinct requests with replacement. The paths of a request are not independent, so they stay together.
 
     Args:
-        rates: [n, K], NaN where unknown; differences of rates are welcome too.
-        clusters: [n] names; rows of one name are drawn together.
+        rates: [n, K] rates or differences of rates, NaN where unknown.
+        clusters: [n] names. Rows of one name are drawn together.
         seed: Of the resampling.
         samples: Number of resamples B.
 
@@ -98,16 +160,22 @@ def bootstrap_rates(
 
 
 def interval(values: np.ndarray) -> list[float] | None:
-    """95% percentile interval of resampled values, or None if there is none."""
+    """Return the 95% percentile interval of resampled values, or None if all are NaN."""
     values = values[~np.isnan(values)]
     return [float(bound) for bound in np.percentile(values, _LEVEL)] if len(values) else None
 
 
-def summarise(table: RequestRates, too_short: dict[int, int] | None = None, seed: int = 0) -> dict:
-    """Return the `corr_at_k` and `corr_mean` parts of metrics.json; rates lie in [0, 1]."""
+def summarise(table: RequestRates, too_short: dict[int, int] | None = None, seed: int = 0) -> CorrSummary:
+    """Return the `corr_at_k` and `corr_mean` parts of metrics.json.
+
+    Args:
+        table: Rates of each request.
+        too_short: Number of items shorter than k, by k.
+        seed: Of the bootstrap.
+    """
     resampled = bootstrap_rates(table.rates, table.clusters, seed) if len(table.clusters) else None
     values = corr_at_k(table.rates)
-    by_length = {}
+    by_length: dict[str, RateAtK] = {}
     for column, length in enumerate(table.prefill_tokens):
         paths, scored = table.paths[:, column].sum(), table.scored[:, column].sum()
         by_length[str(length)] = {
@@ -132,13 +200,13 @@ def resample_corr_mean(table: RequestRates, seed: int = 0) -> np.ndarray:
     return _mean_over_lengths(bootstrap_rates(table.rates, table.clusters, seed))
 
 
-def summarise_positions(positions: Sequence[tuple[str, str, int, int]], seed: int = 0) -> dict:
-    """Return how many tokens are said before paths correct themselves: `mean`, its `ci95`, and means `by_prefill`.
+def summarise_positions(positions: Sequence[tuple[str, str, int, int]], seed: int = 0) -> CorrectionPositions:
+    """Return how many tokens come before the correction, in paths that correct themselves.
 
-    Averaged as rates are: over a request's paths first, then over requests, then over k.
+    Numbers are averaged as rates are: over the paths of a request, then over requests, then over k.
 
     Args:
-        positions: Distinct request, request_id, k and tokens of each path that was found to correct itself.
+        positions: Distinct request, request_id, k and number of tokens of each path that corrects itself.
         seed: Of the bootstrap over distinct requests.
     """
     if not positions:
@@ -153,8 +221,8 @@ def summarise_positions(positions: Sequence[tuple[str, str, int, int]], seed: in
     }
 
 
-def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) -> dict:
-    """Return Corr@k and Corr_mean of `after` minus `before` on the requests that both have, with 95% intervals.
+def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) -> PairedDifference:
+    """Return Corr@k and Corr_mean of `after` minus those of `before`, on the requests that both have.
 
     Raises:
         ValueError: If the two share no request or no prefill length.
@@ -192,19 +260,20 @@ def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) 
 def sign_flip_p_value(
     differences: np.ndarray, clusters: Sequence[str], seed: int = 0, samples: int = 10 * BOOTSTRAP_SAMPLES
 ) -> float | None:
-    """Two-sided p-value of a paired difference in Corr_mean: how often flipping whole requests does as much.
+    """Return the two-sided p-value of a paired difference in Corr_mean, by flipping the signs of whole requests.
 
-    Under the hypothesis that the two models are alike, each distinct request's differences might as well have the other
-    sign. With few requests all sign patterns are counted, else `samples` of them are drawn, the observed one among them.
+    If the two models are equal, the differences of each distinct request are as likely to have the other sign. The
+    p-value is the share of sign patterns with a difference at least as large. With few requests all patterns are counted.
+    Otherwise `samples` of them are drawn, and the observed one is among them.
 
     Args:
         differences: [n, K], NaN where unknown.
-        clusters: [n] names; rows of one name are flipped together.
-        seed: Of the drawing.
+        clusters: [n] names. Rows of one name are flipped together.
+        seed: Of the drawn patterns.
         samples: Number of patterns.
 
     Returns:
-        The p-value, or None if nothing is known.
+        The p-value, or None if no difference is known.
     """
     names, index = np.unique(np.array(clusters, dtype=str), return_inverse=True)
     known = ~np.isnan(differences)
@@ -224,17 +293,19 @@ def sign_flip_p_value(
 def requests_for_width(table: RequestRates, width: float, paths: int | None = None) -> int | None:
     """Estimate how many distinct requests a 95% interval of Corr_mean of this full width needs.
 
-    The spread between requests is what paths do not lessen, the spread within one falls as 1 / paths; both are taken from
-    the table (a one-way analysis of variance of each request's mean over k).
+    The variance within a request falls as 1 / paths, the variance between requests does not. Both are estimated from the
+    table, by a one-way analysis of variance of each request's mean over k.
 
     Args:
         table: A finished evaluation.
-        width: Wanted, such as 0.05 for plus and minus 2.5 points.
-        paths: Paths a request and k; as many as in the table without it.
+        width: Full width of the interval, such as 0.05 for plus and minus 2.5 points.
+        paths: Paths per request and k. The number in the table by default.
 
     Returns:
         The number of requests, or None with fewer than two.
     """
+    from scipy.special import ndtri
+
     known = ~np.isnan(table.rates)
     rows = known.any(1)
     if rows.sum() < 2:
@@ -243,17 +314,17 @@ def requests_for_width(table: RequestRates, width: float, paths: int | None = No
     means = np.nansum(rates, 1) / known.sum(1)
     total = means.var(ddof=1)
     here = scored[known].mean()
-    # Variance of a request's mean that comes from its paths alone: p (1 - p) / b at each k, over the number of k's squared.
+    # Variance of a request's mean within its paths: p (1 - p) / b at each k, over the square of the number of k's.
     with np.errstate(invalid="ignore"):
         of_paths = np.where(known, rates * (1 - rates) / np.maximum(scored - 1, 1), 0.0).sum(1) / known.sum(1) ** 2
     within = float(of_paths.mean())
     between = max(0.0, float(total) - within)
     variance = between + within * (here / paths if paths else 1.0)
-    return max(2, int(np.ceil(variance * (2 * 1.959963984540054 / width) ** 2)))
+    return max(2, int(np.ceil(variance * (2 * float(ndtri(0.975)) / width) ** 2)))
 
 
-def rate_with_interval(flags: Sequence[bool], seed: int = 0) -> dict:
-    """Return a plain share of independent yes/no outcomes with its bootstrap interval."""
+def rate_with_interval(flags: Sequence[bool], seed: int = 0) -> CountedRate:
+    """Return the share of independent yes/no outcomes with its bootstrap interval."""
     rates = np.array(flags, dtype=float)[:, None]
     if not len(rates):
         return {"value": None, "ci95": None, "count": 0}

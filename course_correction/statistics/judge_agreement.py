@@ -1,17 +1,17 @@
-"""How well a judge agrees with labels, and what its errors mean for a rate. Pure: knows nothing of texts or files."""
+"""How well a judge agrees with labels, and how its errors change a rate. Knows nothing of texts or files."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, interval
+from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, Rate, interval
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of verdicts against labels; `unscored` are the rows without a verdict, which are in no other count."""
+    """Counts of verdicts against labels. `unscored` counts the rows without a verdict, which are in no other count."""
 
     true_positives: int
     false_positives: int
@@ -21,17 +21,17 @@ class Confusion:
 
     @property
     def sensitivity(self) -> float:
-        """Share of the corrected that are called so (recall)."""
+        """Share of the corrected rows that are judged corrected (recall)."""
         return _ratio(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def specificity(self) -> float:
-        """Share of the uncorrected that are called so."""
+        """Share of the uncorrected rows that are judged uncorrected."""
         return _ratio(self.true_negatives, self.true_negatives + self.false_positives)
 
     @property
     def precision(self) -> float:
-        """Share of the rows called corrected that are."""
+        """Share of the rows judged corrected that are corrected."""
         return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property
@@ -51,6 +51,48 @@ class Confusion:
         return _ratio(observed - chance, 1 - chance)
 
 
+class KindErrors(TypedDict):
+    """A judge's errors on one kind of row.
+
+    Attributes:
+        corrected: The label of this kind.
+        rows: Number of rows.
+        error_rate: Share of the scored rows whose verdict is wrong, None if none is scored.
+        ci95: Its Wilson interval.
+    """
+
+    corrected: bool
+    rows: int
+    error_rate: float | None
+    ci95: list[float] | None
+
+
+class Agreement(TypedDict):
+    """A judge's agreement with labels.
+
+    Attributes:
+        precision: As in `Confusion`, like the other measures.
+        sensitivity: See `precision`.
+        specificity: See `precision`.
+        f1: See `precision`.
+        kappa: See `precision`.
+        rows: Number of rows.
+        counts: The fields of `Confusion`.
+        unscored_rate: Share of the rows without a verdict.
+        by_kind: Errors on each kind of row.
+    """
+
+    precision: Rate
+    sensitivity: Rate
+    specificity: Rate
+    f1: Rate
+    kappa: Rate
+    rows: int
+    counts: dict[str, int]
+    unscored_rate: float
+    by_kind: dict[str, KindErrors]
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
@@ -59,8 +101,8 @@ def count_agreement(labels: Sequence[bool], verdicts: Sequence[bool | None]) -> 
     """Count verdicts (None: unscored) against labels, row by row."""
     pairs = [(label, verdict) for label, verdict in zip(labels, verdicts, strict=True) if verdict is not None]
     return Confusion(
-        true_positives=sum(label and verdict for label, verdict in pairs),
-        false_positives=sum(not label and verdict for label, verdict in pairs),
+        true_positives=sum(bool(label and verdict) for label, verdict in pairs),
+        false_positives=sum(bool(not label and verdict) for label, verdict in pairs),
         false_negatives=sum(label and not verdict for label, verdict in pairs),
         true_negatives=sum(not label and not verdict for label, verdict in pairs),
         unscored=len(labels) - len(pairs),
@@ -72,25 +114,25 @@ MEASURES = ("precision", "sensitivity", "specificity", "f1", "kappa")
 
 def summarise_agreement(
     labels: Sequence[bool], verdicts: Sequence[bool | None], kinds: Sequence[str], seed: int = 0
-) -> dict:
+) -> Agreement:
     """Return a judge's measures with 95% bootstrap intervals over rows, and its error rate on each kind of row.
 
     Args:
         labels: Whether each row is corrected.
-        verdicts: What the judge says; None is unscored.
+        verdicts: The judge's verdict on each row, None if unscored.
         kinds: The kind of each row.
         seed: Of the bootstrap.
     """
     whole = count_agreement(labels, verdicts)
     random_source = np.random.default_rng(seed)
     resampled: dict[str, list[float]] = {name: [] for name in MEASURES}
-    # Rows that are alike in label and verdict are alike in what is counted, so counts are drawn instead of rows.
+    # Rows with the same label and verdict count the same, so counts are drawn instead of rows.
     cells = [whole.true_positives, whole.false_positives, whole.false_negatives, whole.true_negatives, whole.unscored]
     for draw in random_source.multinomial(len(labels), np.array(cells) / max(1, len(labels)), size=BOOTSTRAP_SAMPLES):
         drawn = Confusion(*map(int, draw))
         for name in MEASURES:
             resampled[name].append(getattr(drawn, name))
-    by_kind = {}
+    by_kind: dict[str, KindErrors] = {}
     for kind in dict.fromkeys(kinds):
         rows = [index for index, other in enumerate(kinds) if other == kind]
         scored = [index for index in rows if verdicts[index] is not None]
@@ -101,11 +143,16 @@ def summarise_agreement(
             "error_rate": _none_if_nan(_ratio(wrong, len(scored))),
             "ci95": wilson_interval(wrong, len(scored)),
         }
+
+    def measure(name: str) -> Rate:
+        return {"value": _none_if_nan(getattr(whole, name)), "ci95": interval(np.array(resampled[name]))}
+
     return {
-        **{
-            name: {"value": _none_if_nan(getattr(whole, name)), "ci95": interval(np.array(resampled[name]))}
-            for name in MEASURES
-        },
+        "precision": measure("precision"),
+        "sensitivity": measure("sensitivity"),
+        "specificity": measure("specificity"),
+        "f1": measure("f1"),
+        "kappa": measure("kappa"),
         "rows": len(labels),
         "counts": asdict(whole),
         "unscored_rate": _ratio(whole.unscored, len(labels)),
@@ -117,14 +164,14 @@ def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def wilson_interval(successes: int, count: int, z: float = 1.959963984540054) -> list[float] | None:
-    """95% interval of a share of independent outcomes by Wilson's score; None without any."""
+def wilson_interval(successes: int, count: int) -> list[float] | None:
+    """Return Wilson's 95% interval of a share of `count` independent outcomes, or None without outcomes."""
+    from scipy.stats import binomtest
+
     if not count:
         return None
-    share = successes / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return [float(max(0.0, centre - half)), float(min(1.0, centre + half))]
+    bounds = binomtest(successes, count).proportion_ci(method="wilson")
+    return [float(bounds.low), float(bounds.high)]
 
 
 def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
@@ -137,12 +184,12 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
     """
     gain = sensitivity + specificity - 1
     if not gain > 0:
-        raise ValueError(f"sensitivity {sensitivity} and specificity {specificity}: a judge no better than chance.")
+        raise ValueError(f"The judge is no better than chance: sensitivity {sensitivity}, specificity {specificity}.")
     return float(np.clip((rate + specificity - 1) / gain, 0.0, 1.0))
 
 
-def corrected_rate(rate: float, resampled_rates: np.ndarray, judge: Confusion, seed: int = 0) -> dict[str, Any]:
-    """Correct a judged rate for the judge's errors, with an interval that holds both uncertainties.
+def corrected_rate(rate: float, resampled_rates: np.ndarray, judge: Confusion, seed: int = 0) -> Rate:
+    """Adjust a judged rate for the judge's errors, with an interval that covers both uncertainties.
 
     Args:
         rate: The judged rate.
@@ -151,7 +198,7 @@ def corrected_rate(rate: float, resampled_rates: np.ndarray, judge: Confusion, s
         seed: Of the draws of the judge's error rates.
 
     Returns:
-        `value` and `ci95`; None where the judge is no better than chance, or was never measured.
+        The adjusted rate, with None where the judge is no better than chance or was not measured.
     """
     try:
         value = rogan_gladen(rate, judge.sensitivity, judge.specificity)
@@ -160,7 +207,7 @@ def corrected_rate(rate: float, resampled_rates: np.ndarray, judge: Confusion, s
     random_source = np.random.default_rng(seed)
     count = len(resampled_rates)
     positives, negatives = judge.true_positives + judge.false_negatives, judge.true_negatives + judge.false_positives
-    # Error rates as they might be, by Jeffreys' posterior: counts alone know no width where a judge made no error.
+    # Error rates are drawn from Jeffreys' posterior: counts alone give no width where a judge made no error.
     sensitivity = random_source.beta(judge.true_positives + 0.5, positives - judge.true_positives + 0.5, count)
     specificity = random_source.beta(judge.true_negatives + 0.5, negatives - judge.true_negatives + 0.5, count)
     gain = sensitivity + specificity - 1
@@ -182,14 +229,14 @@ def agreement_matrix(verdicts: dict[str, Sequence[bool | None]]) -> dict[str, di
 
 
 def majority(votes: Sequence[bool | None]) -> bool | None:
-    """Return what more than half of the judges that have a verdict say; None on a tie, or without any."""
+    """Return the verdict of more than half of the judges that have one, or None on a tie or without verdicts."""
     known = [vote for vote in votes if vote is not None]
     yes = sum(known)
     return None if yes * 2 == len(known) else yes * 2 > len(known)
 
 
 def fit_threshold(labels: Sequence[bool], scores: Sequence[float | None]) -> float:
-    """Return the threshold on scores with the highest Cohen's kappa, halfway to the next lower one.
+    """Return the threshold on scores with the highest Cohen's kappa, halfway to the next lower score.
 
     Raises:
         ValueError: If no row has a score.
@@ -198,7 +245,7 @@ def fit_threshold(labels: Sequence[bool], scores: Sequence[float | None]) -> flo
     if not known:
         raise ValueError("No row has a score, so no threshold can be fitted.")
 
-    # Not F1, which a judge that always says yes may win where most rows are corrected.
+    # Not F1: where most rows are corrected, a judge that always says yes may have the highest.
     def kappa(threshold: float) -> float:
         value = count_agreement(labels, [None if score is None else score >= threshold for score in scores]).kappa
         return -1.0 if np.isnan(value) else value

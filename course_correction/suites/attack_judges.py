@@ -9,7 +9,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import PROMPTS_A_UNIT, run_units
+from course_correction.base.resumable_rows import PROMPTS_PER_UNIT, run_units
 from course_correction.generation.chat_format import read_template as read_template_file
 from course_correction.judges.models import ScoringJudge
 from course_correction.judges.pattern import judge_refusal
@@ -49,7 +49,7 @@ def read_template(path: str | None) -> str:
 
 def judge_rows(evaluation: Any, prompts: dict[str, AttackPrompt], judge: Any) -> None:
     """Write jailbreak_verdicts.jsonl, unit by unit: `success` is None where an answer is unscored, with the reason."""
-    units = chunked(list(read_jsonl(evaluation.folder / ROWS_FILE)), PROMPTS_A_UNIT)
+    units = chunked(list(read_jsonl(evaluation.folder / ROWS_FILE)), PROMPTS_PER_UNIT)
     ids = [[row["request_id"] for row in unit] for unit in units]
 
     def begin() -> tuple[Any, None]:

@@ -20,7 +20,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.redaction import public_name
-from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_A_UNIT
+from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE, PROMPTS_PER_UNIT
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.protocol import Prefill
 from course_correction.judges.pattern import judge_refusal
@@ -162,7 +162,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
     units = [
         unit
         for begun in (False, True)
-        for unit in chunked([row for row in rows if bool(row.prefill_tokens) == begun], PROMPTS_A_UNIT)
+        for unit in chunked([row for row in rows if bool(row.prefill_tokens) == begun], PROMPTS_PER_UNIT)
     ]
 
     def answer(unit: int) -> list[dict[str, Any]]:

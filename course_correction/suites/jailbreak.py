@@ -14,7 +14,7 @@ from typing import Any, Literal
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, read_jsonl, text_digest
 from course_correction.base.ranks import Ranks
-from course_correction.base.resumable_rows import PROMPTS_A_UNIT
+from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
 from course_correction.generation.protocol import Prefill
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
@@ -151,7 +151,7 @@ def run(evaluation: Any, ranks: Ranks) -> None:
     """Write jailbreak.jsonl: the model's greedy answer to each attack prompt; null prompts are marked and not asked."""
     from course_correction.generation.decoding import SamplingSettings
 
-    units = chunked(_read_prompts(evaluation.settings), PROMPTS_A_UNIT)
+    units = chunked(_read_prompts(evaluation.settings), PROMPTS_PER_UNIT)
     sampling = SamplingSettings(evaluation.settings.jailbreak_max_new_tokens, temperature=0, seed=evaluation.settings.seed)
 
     def answer(unit: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Many processes, one output: the rows of one process, however many began and however many finish."""
+"""Many processes, one output: the rows of one process, however many start and however many finish."""
 
 import os
 import random
@@ -59,22 +59,24 @@ def test_two_processes_write_the_bytes_of_one(script: str, tiny_model_folder: Pa
         one, two = (tmp_path / f"of{processes}" / file for processes in (1, 2))
         assert one.exists() == two.exists()
         assert not one.exists() or one.read_bytes() == two.read_bytes()
-    assert not list((tmp_path / "of2").glob("*.rank*"))
+    assert not list((tmp_path / "of2").glob("*.units"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_processes_begin_and_kill_9_stops_others_finish(script: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_kill_9_stops_is_finished_by_another_number_of_processes(
+    script: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
     command, name = SCRIPTS[script]
     _finish(_start(command(tiny_model_folder, tmp_path / "whole"), 1))
     rng, folder, killed = random.Random(3), tmp_path / "killed", 0
     for processes in (2, 3, 1, 2):
         process = _start(command(tiny_model_folder, folder), processes)
 
-        def begun() -> int:
-            return sum(file.stat().st_size for file in folder.glob(f"{name}*"))
+        def files() -> int:
+            return len(list(folder.glob(f"{name}*/*")))
 
-        before, deadline = begun(), time.monotonic() + 120
-        while process.poll() is None and begun() == before and time.monotonic() < deadline:
+        before, deadline = files(), time.monotonic() + 120
+        while process.poll() is None and files() == before and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.05))
         if process.poll() is None:
@@ -89,7 +91,7 @@ def test_what_processes_begin_and_kill_9_stops_others_finish(script: str, tiny_m
     assert len(rows) == len(set(rows))
 
 
-def test_a_process_by_itself_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for ranks in (Ranks(), Ranks.alone()):

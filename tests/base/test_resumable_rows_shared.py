@@ -1,12 +1,15 @@
-"""Laws of units shared by processes: whoever wrote them, and whoever was killed, they end in the same bytes."""
+"""Laws of units shared by processes: whichever wrote them, and whichever was killed, the bytes are the same."""
 
 import json
+import logging
 import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +23,14 @@ from tests.support.resumable_rows import (
     ALL,
     MANY,
     PATHS,
+    UNIT_ENDS,
     UNITS,
+    Recovered,
     finish_file,
     is_complete,
     open_units,
     unit_rows,
     whole_file,
-    write_units,
 )
 from tests.support.rows import ROOT
 
@@ -35,49 +39,28 @@ from tests.support.rows import ROOT
 @given(
     st.lists(st.integers(0, 3), min_size=len(UNITS), max_size=len(UNITS)),
     st.lists(st.booleans(), min_size=len(UNITS), max_size=len(UNITS)),
-    st.integers(0, 30),
+    st.integers(1, 30),
 )
-def test_a_run_begun_by_some_processes_is_finished_by_others(
+def test_a_run_that_some_processes_start_is_finished_by_others(
     tmp_path_factory: pytest.TempPathFactory, writers: list[int], is_done: list[bool], torn: int
 ) -> None:
     path = tmp_path_factory.mktemp("ranks") / "rows.jsonl"
-    main = open_units(path)
-    others = {rank: open_units(path, rank) for rank in range(1, 4)}
+    files = [open_units(path) for _ in range(4)]
     done = {unit for unit in ALL if is_done[unit]}
     for unit in done:
-        (main if writers[unit] == 0 else others[writers[unit]]).append(unit, unit_rows(UNITS[unit]))
-    with open(path.with_name("rows.jsonl.rank2"), "ab") as file:
-        file.write(whole_file()[:torn])
-    found = finish_file(path)
-    assert found.done == done
-    assert found.quarantined_bytes == torn
+        files[writers[unit]].write(unit, unit_rows(UNITS[unit]))
+    # A write that a crash interrupts is a hidden file, which is no unit.
+    path.with_name("rows.jsonl.units").mkdir(exist_ok=True)
+    (path.with_name("rows.jsonl.units") / ".00003.jsonl.abc").write_bytes(whole_file()[:torn])
+    assert finish_file(path) == Recovered(done, 0, b"")
     assert path.read_bytes() == whole_file()
-    assert {entry.name for entry in path.parent.iterdir()} == {"rows.jsonl"} | ({found.quarantine.name} if torn else set())
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_crash_while_another_ranks_units_are_taken_in_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "rows.jsonl"
-    write_units(open_units(path), [0])
-    write_units(open_units(path, 1), [2, 1])
-
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", die)
-        with pytest.raises(KeyboardInterrupt):
-            open_units(path)
-    assert path.with_name("rows.jsonl.rank1").exists()
-    assert finish_file(path).done == {0, 1, 2}
-    assert path.read_bytes() == whole_file()
-
-
-def _ranks(rank: int, size: int) -> Ranks:
-    """A rank whose waiting is over at once; the processes of a test run one after another."""
+def _ranks(rank: int, size: int, meeting: Barrier) -> Ranks:
+    """A rank that is a thread, where the others wait too."""
     ranks = Ranks.alone()
-    ranks.rank, ranks.size = rank, size
+    ranks.rank, ranks.size, ranks.wait = rank, size, lambda: meeting.wait(20)
     return ranks
 
 
@@ -96,27 +79,40 @@ def _run_units(path: Path, ranks: Ranks, fail_at: int | None = None, sampler: An
 
 def test_processes_share_the_units_and_leave_one_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.touch()
-    assert _run_units(path, _ranks(1, 2)) == [1, 3]
-    # As if the main process had opened the file before the other wrote to it.
-    shard = path.with_name("rows.jsonl.rank1")
-    held = shard.read_bytes()
-    shard.unlink()
-    file = open_units(path)
-    shard.write_bytes(held)
-    write_units(file, [0, 2])
-    file.finish()
+    with ThreadPoolExecutor(3) as pool:
+        meeting = Barrier(3)
+        worked = list(pool.map(lambda rank: _run_units(path, _ranks(rank, 3, meeting)), range(3)))
+    assert worked == [[0, 3], [1], [2]]
+    assert path.read_bytes() == whole_file() and list(tmp_path.iterdir()) == [path]
+
+
+def test_another_number_of_processes_finishes_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(whole_file()[: UNIT_ENDS[1] + 3])
+    with ThreadPoolExecutor(2) as pool:
+        meeting = Barrier(2)
+        worked = list(pool.map(lambda rank: _run_units(path, _ranks(rank, 2, meeting)), range(2)))
+    assert worked == [[1, 3], [2]]
     assert path.read_bytes() == whole_file()
 
 
-def test_nothing_is_made_ready_where_nothing_is_left(tmp_path: Path) -> None:
+def test_no_model_is_loaded_where_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(whole_file())
 
-    def begin() -> Any:
+    def prepare() -> Any:
         raise AssertionError("the model was loaded for nothing")
 
-    assert run_units(path, UNITS, is_complete, begin, Ranks.alone(), "testing") == 0
+    run_units(path, UNITS, is_complete, prepare, Ranks.alone(), "testing")
+    assert path.read_bytes() == whole_file()
+
+
+def test_rows_moved_to_quarantine_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(whole_file()[: UNIT_ENDS[1] + 3])
+    _run_units(path, Ranks.alone())
+    assert f"{path} was not whole: 3 bytes moved to {path}.quarantined." in caplog.text
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 9])
@@ -126,7 +122,7 @@ def test_a_failure_keeps_every_unit_that_was_finished(tmp_path: Path, at_once: i
     sampler = SimpleNamespace(units_at_once=at_once, paths_sampled=3, tokens_sampled=9)
     with pytest.raises(RuntimeError, match="failed"):
         _run_units(path, Ranks.alone(), fail_at, sampler)
-    done = open_units(path).done
+    done = open_units(path).done()
     assert fail_at not in done and done >= set(range(fail_at)) - set(range(fail_at - at_once + 1, fail_at))
     assert _run_units(path, Ranks.alone(), None, sampler) == sorted(set(ALL) - done)
     assert path.read_bytes() == whole_file()
@@ -135,33 +131,35 @@ def test_a_failure_keeps_every_unit_that_was_finished(tmp_path: Path, at_once: i
 KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, "tests")
-import units_support as t
-from course_correction.processes import Ranks
+from types import SimpleNamespace
+from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import run_units
-def work(unit):
+from tests.support.resumable_rows import MANY, is_complete, unit_rows
+def make_rows(unit):
     time.sleep(0.01)
-    return [row | {"text": row["text"] * 4000} for row in t.unit_rows(t.MANY[unit])]
-sampler = t.SimpleNamespace(units_at_once=int(sys.argv[2]), paths_sampled=1, tokens_sampled=1)
-run_units(Path(sys.argv[1]), t.MANY, t.is_complete, lambda: (work, sampler), Ranks.alone(), "testing")
+    return [row | {"text": row["text"] * 4000} for row in unit_rows(MANY[unit])]
+sampler = SimpleNamespace(units_at_once=int(sys.argv[2]), paths_sampled=1, tokens_sampled=1)
+run_units(Path(sys.argv[1]), MANY, is_complete, lambda: (make_rows, sampler), Ranks.alone(), "testing")
 """
 
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> None:
     path, rng = tmp_path / "rows.jsonl", random.Random(0)
+    folder = path.with_name("rows.jsonl.units")
 
-    def size() -> int:
-        return path.stat().st_size if path.exists() else 0
+    def entries() -> int:
+        # A file that is being written counts too, so that the kill may fall into it.
+        return len(list(folder.iterdir())) if folder.exists() else 0
 
     killed = 0
     for attempt in range(60):
-        before = size()
+        before = entries()
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(path), str(1 + attempt % 3)], cwd=ROOT, stderr=subprocess.PIPE
         )
-        # Python takes its time to begin; the kill is to fall between its first byte and its last.
-        while process.poll() is None and size() == before:
+        # Python takes its time to start. The kill is to fall between the first unit and the last.
+        while process.poll() is None and entries() == before:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.05))
         if process.poll() is None:
@@ -174,4 +172,4 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path) -> N
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     wanted = [(name, path) for unit in MANY for name in unit for path in range(PATHS)]
     assert [(row["request_id"], row["path"]) for row in rows] == wanted
-    assert killed >= 3
+    assert killed >= 3 and list(tmp_path.iterdir()) == [path]

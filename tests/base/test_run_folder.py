@@ -56,12 +56,12 @@ def _claim(folder: Path, settings: dict[str, Any], stage: str = "stage") -> Any:
 
 
 def _fill(folder: Path, settings: dict[str, Any], stage: str = "stage") -> None:
-    """Leave a run behind that holds a row."""
+    """Leave behind a run with one row."""
     with _claim(folder, settings, stage):
         (folder / f"{stage}.jsonl").write_text('{"request_id": "a"}\n')
 
 
-def test_another_process_in_the_folder_is_refused_until_it_ends_also_by_kill_9(tmp_path: Path) -> None:
+def test_another_process_is_refused_until_the_first_ends_also_by_kill_9(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -77,7 +77,7 @@ def test_another_process_in_the_folder_is_refused_until_it_ends_also_by_kill_9(t
         pass
 
 
-def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), _claim(tmp_path, {}):
         raise RuntimeError
     with _claim(tmp_path, {}):
@@ -104,7 +104,7 @@ def test_any_other_value_counts_as_other_settings(tmp_path: Path, change: dict[s
 
 
 @pytest.mark.parametrize("content", [None, ""])
-def test_other_settings_are_welcome_while_no_row_is_written(tmp_path: Path, content: str | None) -> None:
+def test_other_settings_are_accepted_while_no_row_is_written(tmp_path: Path, content: str | None) -> None:
     with _claim(tmp_path, {"seed": 0}):
         pass
     if content is not None:
@@ -115,7 +115,21 @@ def test_other_settings_are_welcome_while_no_row_is_written(tmp_path: Path, cont
         pass
 
 
-def test_rows_whose_settings_nobody_knows_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_finished_units_are_rows_and_a_unit_that_was_being_written_is_none(tmp_path: Path) -> None:
+    units = tmp_path / "stage.jsonl.units"
+    with _claim(tmp_path, {"seed": 0}):
+        units.mkdir()
+        (units / ".00000.jsonl.abc").write_text("{}\n")
+    with _claim(tmp_path, {"seed": 1}):
+        (units / "00000.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="seed: 1 there, 0 now"), _claim(tmp_path, {"seed": 0}):
+        pass
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(UsageError, match=r"stage\.jsonl\.units"), _claim(tmp_path, {"seed": 1}):
+        pass
+
+
+def test_a_run_without_known_settings_is_not_resumed(tmp_path: Path) -> None:
     _fill(tmp_path, {"seed": 0})
     (tmp_path / "run.json").unlink()
     with pytest.raises(UsageError), _claim(tmp_path, {"seed": 1}):
@@ -137,7 +151,7 @@ def test_a_run_is_opened_again_under_equal_settings_and_stages_do_not_mix(tmp_pa
 
 
 @pytest.mark.parametrize("content", ["{", "", "[]", '{"stage": null}'])
-def test_a_run_file_that_was_spoilt_is_one_line(tmp_path: Path, content: str) -> None:
+def test_a_damaged_run_file_is_one_line(tmp_path: Path, content: str) -> None:
     _fill(tmp_path, {"seed": 0})
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UsageError, match=r"run\.json") as caught, _claim(tmp_path, {"seed": 0}):
@@ -160,7 +174,7 @@ def test_a_full_disk_at_the_start_of_a_run_leaves_no_half_run_file(tmp_path: Pat
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=20) | st.integers() | st.none(), max_size=4))
-def test_a_row_is_one_line_and_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, row: dict[str, Any]) -> None:
+def test_a_row_is_one_line_and_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, row: dict[str, Any]) -> None:
     line = to_json_line(row)
     assert line.endswith("\n") and line.count("\n") == 1
     path = tmp_path_factory.mktemp("row") / "rows.jsonl"
@@ -185,7 +199,7 @@ def test_random_numbers_depend_on_seed_and_parts_alone() -> None:
     assert text_digest("a", "b") != text_digest("ab") != text_digest("a b")
 
 
-def test_json_is_written_in_a_form_that_people_read(tmp_path: Path) -> None:
+def test_json_is_indented_and_not_escaped(tmp_path: Path) -> None:
     write_json(tmp_path / "value.json", {"é": [1]})
     assert (tmp_path / "value.json").read_text(encoding="utf-8") == '{\n  "é": [\n    1\n  ]\n}\n'
 

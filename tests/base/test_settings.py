@@ -14,6 +14,7 @@ class Settings:
     top_p: float = setting(1.0, "nucleus", group="sampling", identity="sampling", above=0, at_most=1)
     lengths: list[int] = setting(default_factory=list, help="k", group="sampling", identity=(), at_least=1)
     num_paths: int = setting(4, "paths per request", group="sampling", identity=("sampling", "judging"), common=True)
+    shuffle: bool = setting(True, "in random order", group="data", identity=())
 
 
 def test_the_identity_of_a_stage_holds_the_settings_that_are_marked_with_it():
@@ -39,6 +40,20 @@ def test_help_shows_groups_in_order_and_common_settings_first(capsys):
     places = [text.index(name) for name in ("sampling:", "--num_paths", "--top_p", "output:", "--output_dir")]
     assert places == sorted(places)
     assert text.count("--top_p") == 1
+
+
+def test_help_keeps_the_lines_of_the_description_and_shows_one_spelling_of_a_setting(capsys):
+    with pytest.raises(SystemExit):
+        parse_settings([Settings], ["--help"], description="What it does.\n\npython script.py", epilog="And more.")
+    text = capsys.readouterr().out
+    assert text.startswith("usage: ") and "[--config recipe.yaml] [--setting value ...]\n\nWhat it does.\n\npython" in text
+    assert "--top_p TOP_P" in text and "--top-p" not in text and "(default: 4)" in text
+    assert "--shuffle" in text and "--no_shuffle" not in text and text.endswith("And more.\n")
+
+
+def test_both_spellings_of_a_setting_and_of_its_denial_are_read():
+    (settings,) = parse_settings([Settings], ["--num-paths", "7", "--no_shuffle"])
+    assert (settings.num_paths, settings.shuffle) == (7, False)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tests.support.evaluation import (
     rows_of,
     strip_time,
 )
+from tests.support.resumable_rows import rows_so_far
 from tests.support.rows import write_rows
 
 # --- The rows ---------------------------------------------------------------------------------------------------------
@@ -169,16 +170,15 @@ def test_a_run_killed_at_random_moments_writes_the_same_bytes_as_one_in_one_go(
             eval_command(tiny_model_folder, items_file, folder),
             env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        generations = folder / "generations.jsonl"
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            if generations.exists() and generations.read_bytes().count(b"\n") >= moment:
+            if len(rows_so_far(folder / "generations.jsonl")) >= moment:
                 break
             time.sleep(0.002)
         time.sleep(random_source.random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        reached.append(generations.read_bytes().count(b"\n"))
+        reached.append(len(rows_so_far(folder / "generations.jsonl")))
     last = subprocess.run(
         eval_command(tiny_model_folder, items_file, folder), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )

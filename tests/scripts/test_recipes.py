@@ -99,7 +99,7 @@ def write_recipe(tmp_path: Path, **values) -> str:
 
 @pytest.mark.parametrize("stage", ["c2_syn", "c2_eval", "dpo"])
 def test_an_unknown_key_of_a_recipe_is_refused_by_name(stage, tmp_path):
-    with pytest.raises(UsageError, match=r"unknown key `sed`; did you mean `seed`\?"):
+    with pytest.raises(UsageError, match=r"unknown key `sed`. Did you mean `seed`\?"):
         parse(stage, "--config", write_recipe(tmp_path, sed=1))
     with pytest.raises(UsageError, match="unknown key `zzzz_qqqq`"):
         parse(stage, "--config", write_recipe(tmp_path, zzzz_qqqq=1))

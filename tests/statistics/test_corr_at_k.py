@@ -154,7 +154,7 @@ def test_the_order_of_the_verdicts_is_irrelevant(table, random_source):
 
 @settings(max_examples=40, deadline=None)
 @given(VERDICT_TABLES)
-def test_turning_one_verdict_to_corrected_never_lowers_a_rate(table):
+def test_changing_one_verdict_to_corrected_never_lowers_a_rate(table):
     key = next(iter(table))
     raised = {**table, key: [True if value is False else value for value in table[key]]}
     before, after = (summarise(request_rates(verdicts_of(some)))["corr_mean"]["value"] for some in (table, raised))
@@ -163,7 +163,7 @@ def test_turning_one_verdict_to_corrected_never_lowers_a_rate(table):
 
 def test_positions_are_averaged_over_paths_then_requests_then_lengths() -> None:
     positions = [("a", "a", 10, 4), ("a", "a", 10, 8), ("b", "b", 10, 20), ("a", "a", 40, 2)]
-    found = summarise_positions(positions)
-    assert found["by_prefill"] == {"10": 13.0, "40": 2.0} and found["mean"] == 7.5 and found["paths"] == 4
-    assert found["ci95"][0] <= 7.5 <= found["ci95"][1]
+    summary = summarise_positions(positions)
+    assert summary["by_prefill"] == {"10": 13.0, "40": 2.0} and summary["mean"] == 7.5 and summary["paths"] == 4
+    assert summary["ci95"][0] <= 7.5 <= summary["ci95"][1]
     assert summarise_positions([]) == {"mean": None, "ci95": None, "by_prefill": {}, "paths": 0}

@@ -57,7 +57,7 @@ def test_the_interval_is_that_of_scipys_percentile_bootstrap():
 
 
 def test_items_of_one_distinct_request_are_resampled_together():
-    """m copies of each request say nothing new: the interval is that of the distinct ones, not sqrt(m) narrower."""
+    """m copies of each request add nothing: the interval is that of the distinct ones, not sqrt(m) narrower."""
     distinct = np.random.default_rng(4).random((60, 1))
     names = [str(row) for row in range(60)]
     together = bootstrap_rates(np.repeat(distinct, 4, axis=0), np.repeat(names, 4).tolist(), samples=4000)
@@ -154,10 +154,10 @@ def _table(rates: np.ndarray, paths: int = 4) -> RequestRates:
 def test_the_p_value_counts_sign_patterns_as_an_exact_test_does() -> None:
     differences = np.array([[0.5, 0.25], [0.0, 0.5], [-0.25, 0.0], [1.0, 0.5]])
     means = differences.mean(1)
-    found = scipy.stats.permutation_test(
+    exact = scipy.stats.permutation_test(
         (means,), lambda x, axis: np.mean(x, axis=axis), permutation_type="samples", n_resamples=10_000
     )
-    assert sign_flip_p_value(differences, list("abcd")) == pytest.approx(found.pvalue)
+    assert sign_flip_p_value(differences, list("abcd")) == pytest.approx(exact.pvalue)
     # Rows of one request are flipped together: two requests have four patterns only.
     assert sign_flip_p_value(differences, list("aabb")) == 0.5
 
@@ -198,6 +198,6 @@ def test_the_number_of_requests_for_a_width_is_that_of_a_mean_of_independent_req
         for hit in random_source.random(paths) < rate
     ]
     needed = requests_for_width(request_rates(verdicts), 0.05)
-    # With so many paths a request the spread is that between requests, and the width that of statsmodels' mean.
+    # With so many paths per request the spread is that between requests, and the width that of statsmodels' mean.
     deviation = DescrStatsW(truth).std
     assert needed == pytest.approx((2 * norm.ppf(0.975) * deviation / 0.05) ** 2, rel=0.15)

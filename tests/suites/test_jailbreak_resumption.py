@@ -16,13 +16,14 @@ from course_correction.suites.jailbreak import identity, measure
 from tests.support.jailbreak import HELP, MARK, REFUSAL, evaluate, plain, rewrite, rows_of
 from tests.support.jailbreak import evaluation_of as evaluation_of
 from tests.support.jailbreak import own_cache as own_cache
+from tests.support.resumable_rows import rows_so_far
 from tests.support.rows import ROOT, write_rows
 
 
 @pytest.mark.parametrize("name", ["jailbreak.jsonl", "jailbreak_verdicts.jsonl"])
 def test_a_file_torn_at_any_byte_is_completed_to_the_same_bytes(name, evaluation_of, monkeypatch):
     for module in (jailbreak_suite, jailbreak_judges):
-        monkeypatch.setattr(module, "PROMPTS_A_UNIT", 3)
+        monkeypatch.setattr(module, "PROMPTS_PER_UNIT", 3)
     evaluation = evaluation_of()
     first = evaluate(evaluation)
     path = evaluation.folder / name
@@ -37,7 +38,7 @@ def test_a_file_torn_at_any_byte_is_completed_to_the_same_bytes(name, evaluation
 
 def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, monkeypatch):
     for module in (jailbreak_suite, jailbreak_judges):
-        monkeypatch.setattr(module, "PROMPTS_A_UNIT", 3)
+        monkeypatch.setattr(module, "PROMPTS_PER_UNIT", 3)
     whole, stopped = evaluation_of("whole"), evaluation_of("stopped")
     evaluate(whole)
     go_on, calls = stopped.sampler().sample, []
@@ -51,7 +52,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
     stopped.sampler().sample = interrupted
     with pytest.raises(KeyboardInterrupt):
         run_suite("jailbreak", stopped, Ranks.alone())
-    assert len(rows_of(stopped)) == 3
+    assert len(rows_so_far(stopped.folder / "jailbreak.jsonl")) == 3
     evaluate(stopped)
     assert calls == [3, 3, 3, 2]
     for name in ("jailbreak.jsonl", "jailbreak_verdicts.jsonl"):
@@ -144,7 +145,7 @@ from tests.support.jailbreak import Evaluation, Ranks, EvaluationSettings, run_s
 ranks = Ranks()
 settings = EvaluationSettings(model_name_or_path=sys.argv[3], output_dir=sys.argv[4], jailbreak_max_new_tokens=5)
 from course_correction.suites import jailbreak as jailbreak_suite
-jailbreak_suite.PROMPTS_A_UNIT = 4
+jailbreak_suite.PROMPTS_PER_UNIT = 4
 run_suite("jailbreak", Evaluation(settings), ranks)
 ranks.leave()
 """
@@ -164,4 +165,4 @@ def test_two_processes_write_the_bytes_of_one(tiny_model_folder, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (tmp_path / str(processes) / "jailbreak.jsonl" for processes in (1, 2))
     assert one.read_bytes() == two.read_bytes() and one.read_bytes().count(b"\n") == 30
-    assert not list((tmp_path / "2").glob("*.rank*"))
+    assert not list((tmp_path / "2").glob("*.units"))

@@ -12,7 +12,7 @@ import pytest
 import c2_syn
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.base.resumable_rows import UnitFile
+from course_correction.base.resumable_rows import UnitFiles
 from course_correction.synthesis.ranked_groups import check_ranked_group
 from course_correction.synthesis.run import synthesize
 from course_correction.synthesis.settings import SynthesisSettings
@@ -36,15 +36,15 @@ def _by_model(folder: Path, model: Path, source: Path | str = "seed", **changes:
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
     """Kill the run when it has written this many units."""
-    append, written = UnitFile.append, []
+    write, written = UnitFiles.write, []
 
-    def append_or_stop(self: UnitFile, unit: int, rows: Any) -> None:
+    def write_or_stop(self: UnitFiles, unit: int, rows: Any) -> None:
         if len(written) == units:
             raise KeyboardInterrupt
-        append(self, unit, rows)
+        write(self, unit, rows)
         written.append(1)
 
-    monkeypatch.setattr(UnitFile, "append", append_or_stop)
+    monkeypatch.setattr(UnitFiles, "write", write_or_stop)
 
 
 def _synthesize_stopped(monkeypatch: pytest.MonkeyPatch, settings: SynthesisSettings, units: int) -> Path:

@@ -29,7 +29,7 @@ def test_settings_outside_their_range_are_refused_with_the_value(change: dict[st
 
 COMMANDS: dict[str, tuple[str | None, list[str], str]] = {
     # name: recipe (None: not written), further arguments, words of the message
-    "a misspelt recipe key": ("max_requets: 3\n", [], "unknown key `max_requets`; did you mean `max_requests`?"),
+    "a misspelt recipe key": ("max_requets: 3\n", [], "unknown key `max_requets`. Did you mean `max_requests`?"),
     "a wrong type in the recipe": ("batch_size: twenty\n", [], "batch_size"),
     "a list for a number": ("seed: [1, 2]\n", [], "seed"),
     "a wrong type on the command line": ("seed: 1\n", ["--batch_size", "twenty"], "batch_size"),
