@@ -141,7 +141,7 @@ def test_checksums_of_the_card_are_those_of_the_files(machine, hub):
         ("hf_loopback_reader", "me/c2-syn", "may only read"),
         ("hf_loopback_me", "other/c2-syn", "may not write there"),
         ("hf_loopback_me", "c2-syn", "give owner/name"),
-        ("hf_loopback_me", "me/c2..syn", "no place on the Hub"),
+        ("hf_loopback_me", "me/c2..syn", "no repository on the Hub"),
     ],
 )
 def test_a_token_that_cannot_push_is_found_before_any_work(hub, machine, token, place, said):
