@@ -47,7 +47,7 @@ class ItemSettings(DatasetPushSettings):
 
 def export(settings: ItemSettings) -> int:
     """Write the items as Parquet with a card, so that `load_dataset(export_dir)` works. Returns the number of items."""
-    from course_correction.hub.cards import write_eval_card
+    from course_correction.hub.dataset_cards import write_eval_card
     from course_correction.synthesis.builders import EVAL_SCHEMA, eval_table, write_shards
 
     source = SEED if settings.items == SEED else str(fetch_pku500(settings.pku500_file))

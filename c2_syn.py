@@ -24,7 +24,7 @@ from course_correction.base.settings import DTYPES, check_sampling, check_values
 from course_correction.generation.choice import SamplerSettings, check_backend, load_sampler
 from course_correction.generation.loading import read_chat_template
 from course_correction.generation.protocol import Prefill
-from course_correction.hub.cards import WHERE_TO
+from course_correction.hub.dataset_cards import WHERE_TO
 from course_correction.hub.push import open_dataset_repo, push_dataset
 from course_correction.hub.settings import DatasetPushSettings
 from course_correction.synthesis.ranked_groups import GROUP_SIZE, build_ranked_group, draft_corrections
@@ -245,7 +245,7 @@ def export(groups_file: Path, export_dir: Path, settings: SynthesisSettings) -> 
     """
     import json
 
-    from course_correction.hub.cards import describe_groups, write_syn_card
+    from course_correction.hub.dataset_cards import describe_groups, write_syn_card
     from course_correction.synthesis.builders import GROUPS_A_SHARD, SYN_SCHEMAS, read_groups, syn_tables, write_shards
 
     exported = {}
