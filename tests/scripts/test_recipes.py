@@ -225,7 +225,7 @@ def test_a_recipe_that_is_no_mapping_is_refused_by_path(content, tmp_path):
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_less(small):
+def test_the_commands_of_the_demo_parse_and_the_small_demo_evaluates_and_trains_less(small):
     from course_correction.demo import plan
 
     commands = plan(small)
@@ -243,12 +243,12 @@ def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_le
 
 
 @pytest.mark.parametrize(("fast", "small"), [(True, False), (False, True)])
-def test_a_cpu_without_bfloat16_arithmetic_gets_the_small_demo_unless_asked_otherwise(fast, small, monkeypatch):
+def test_a_cpu_without_native_bfloat16_runs_the_small_demo_unless_asked_otherwise(fast, small, monkeypatch):
     from course_correction.demo import DemoSettings
     from course_correction.generation import loading
 
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: fast)
     assert DemoSettings().is_small() == small
     assert DemoSettings("small").is_small() and not DemoSettings("full").is_small()
-    with pytest.raises(UsageError, match="size is 'huge', but takes auto, full or small"):
-        DemoSettings("huge").is_small()
+    with pytest.raises(UsageError, match="huge"):
+        parse_settings([DemoSettings], ["--size", "huge"])
