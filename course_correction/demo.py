@@ -3,9 +3,9 @@
 Each step is a command that a user would type, and is printed before it runs. A finished step is not repeated under the same
 settings, so an interrupted demo continues where it stopped.
 
-`make demo` runs the full demo on CPUs with native bfloat16 (AVX512-BF16, AMX) and a smaller one elsewhere, where the full one
-takes over half an hour. The small demo evaluates fewer items and trains for fewer steps, and its model distinguishes harmful
-from harmless answers less well.
+`make demo` runs the full demo on CPUs with native bfloat16 (AVX512-BF16, AMX) and a smaller one elsewhere, because the full
+demo takes over half an hour there. The small demo evaluates fewer items and trains for fewer steps, and its model
+distinguishes harmful from harmless answers less well.
 """
 
 import json
@@ -30,8 +30,8 @@ Command = tuple[str, ...]  # A script and its options.
 
 FOLDER = Path("runs/demo")
 RECIPES = Path("recipes/smollm2-135m")
-# What the small demo changes in the recipes, for evaluation and for training. Its steps cost half as much as the recipe's and
-# move three times as far, so it needs more retention and a longer warmup. docs/experiments.md compares it with other settings.
+# What the small demo changes in the recipes, for evaluation and for training. Its steps cost half as much as the recipe's
+# and move three times as far, so it needs more retention and a longer warmup. docs/experiments.md compares other settings.
 SMALL_EVALUATION = (
     "--max_requests", "18", "--num_paths", "2", "--requests_per_unit", "9", "--max_benign", "30", "--general_limit", "40",
     "--max_attack_prompts", "4", "--dynamics_max_requests", "6",
