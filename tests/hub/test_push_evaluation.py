@@ -217,3 +217,17 @@ def test_a_pull_request_to_a_missing_model_is_refused_before_any_work(hub, machi
 def test_nothing_private_was_pushed(hub, machine, evaluated):
     assert_nothing_private(hub)
     assert not hub.unknown
+
+
+def test_every_setting_that_tells_evaluations_apart_decides_their_rows():
+    import dataclasses
+
+    from course_correction.hub.push_evaluation import IDENTITY
+    from tests.support.settings import settings_classes
+
+    fields = {
+        field.name: field.metadata.get("identity", ())
+        for field in dataclasses.fields(settings_classes()["EvaluationSettings"])
+    }
+    assert set(IDENTITY) <= set(fields)
+    assert {name for name in IDENTITY if not fields[name]} == set()
