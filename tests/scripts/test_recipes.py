@@ -1,6 +1,5 @@
 """Recipes, and the demo's commands: they parse, their values arrive, and wrong ones are refused by name before any work."""
 
-import importlib
 import re
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import yaml
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import parse_settings
 from tests.support.rows import ROOT
+from tests.support.settings import settings_of
 from tests.support.training import ON_CPU
 
-SETTINGS = {"c2_syn": "SynthesisSettings", "c2_eval": "EvaluationSettings", "dpo": "TrainingData"}
-MODULES = {"c2_syn": "c2_syn", "c2_eval": "eval", "dpo": "train_dpo"}
+SCRIPT_OF = {"c2_syn": "c2_syn.py", "c2_eval": "eval.py", "dpo": "train_dpo.py"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -28,13 +27,11 @@ def stage_of(path: Path) -> str:
 
 
 def settings_classes(stage: str) -> list[type]:
-    classes = [getattr(importlib.import_module(MODULES[stage]), SETTINGS[stage])]
+    classes = settings_of(SCRIPT_OF[stage])
     if stage == "dpo":
         from trl import DPOConfig, ModelConfig
 
-        from train_dpo import ObjectiveSettings
-
-        classes += [ObjectiveSettings, DPOConfig, ModelConfig]
+        classes += [DPOConfig, ModelConfig]
     return classes
 
 
