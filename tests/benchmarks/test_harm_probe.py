@@ -84,7 +84,8 @@ def test_the_probe_runs_at_its_smallest_size(tiny_model_folder, tmp_path, monkey
         write_rows(tmp_path / f"{name}.jsonl", [row | {"request": f"{name}: {row['request']}"} for row in rows])
     arguments = {
         "model_name_or_path": tiny_model_folder, "layer": 1, "answer_tokens": 2, "draws": 1,
-        "items": tmp_path / "items.jsonl", "train_items": tmp_path / "train_items.jsonl", "output_file": tmp_path / "out.json",
+        "items": tmp_path / "items.jsonl", "train_items": tmp_path / "train_items.jsonl",
+        "output_file": tmp_path / "out.json",
     }  # fmt: skip
     monkeypatch.setattr(
         sys, "argv", ["harm_probe", *(word for name, value in arguments.items() for word in (f"--{name}", str(value)))]
