@@ -100,7 +100,7 @@ for text in ("key hf_loopback_me", f"see {Path.cwd()}/notes", f"from {Path.home(
     )
     errors = machine.python(code)
     assert [error.split(". ")[0].rstrip(".") for error in errors] == [
-        "Push aborted: notes.txt contains a Hub token", *["Push aborted: notes.txt contains a path of this machine"] * 2,
+        "Push aborted: notes.txt contains a Hub token", *["Push aborted: notes.txt contains a local path"] * 2,
     ]  # fmt: skip
     assert sorted(hub.files("dataset", "me/x")) == [".gitattributes"]
     assert_nothing_private(hub)
