@@ -18,11 +18,11 @@ from course_correction.synthesis.sources import SEED
 if TYPE_CHECKING:
     from datasets import Features
 
-    from course_correction.synthesis.builders import Shards
+    from course_correction.synthesis.export import Shards
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 # Settings of where and how fast: they do not change the data, and are left out of the command in the card.
-WHERE_TO = frozenset(
+_WHERE_TO = frozenset(
     {"output_dir", "export_dir", "push_to_hub", "hub_private_repo", "hub_dataset_id", "gated"}
     | {"max_parallel_calls", "call_timeout"}
 )
@@ -236,7 +236,7 @@ def write_syn_card(
     """
     from datasets import Features
 
-    from course_correction.synthesis.builders import SYN_SCHEMAS
+    from course_correction.synthesis.export import SYN_SCHEMAS
 
     is_seed, is_written = settings.source == SEED, settings.teacher == "written"
     version = content_version(folder)
@@ -268,7 +268,7 @@ def write_syn_card(
         "dropped": selection["dropped"],
         "dropped_later": selection["kept"] - exported["ranked"].num_rows,
         "settings": {name: getattr(settings, name) for name in shown},
-        "command": command_line("c2_syn.py", settings, WHERE_TO),
+        "command": command_line("c2_syn.py", settings, _WHERE_TO),
         "digests": file_digests(folder, [file for shards in exported.values() for file in shards.files]),
         "versions": _versions(() if is_written else ("torch", "transformers", "tokenizers")),
     }
@@ -287,7 +287,7 @@ def write_eval_card(folder: Path, exported: "Shards", num_requests: int, setting
     """
     from datasets import Features
 
-    from course_correction.synthesis.builders import EVAL_SCHEMA
+    from course_correction.synthesis.export import EVAL_SCHEMA
 
     is_seed = settings.items == SEED
     card = {
@@ -307,7 +307,7 @@ def write_eval_card(folder: Path, exported: "Shards", num_requests: int, setting
         "is_seed": is_seed,
         "num_rows": exported.num_rows,
         "num_requests": num_requests,
-        "command": command_line("c2_eval.py", settings, WHERE_TO),
+        "command": command_line("c2_eval.py", settings, _WHERE_TO),
         "digests": file_digests(folder, exported.files),
         "versions": _versions(()),
     }

@@ -57,11 +57,13 @@ def test_a_gated_dataset_without_access_is_named_in_one_line(hub, machine, other
     push_seed(machine, "--gated", "manual", "--hub_private_repo", "false")
     code = """
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
+from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.training.data import TrainingData, load_rows
 answer = []
 for read in (
     lambda: load_rows(TrainingData(dataset_name="me/c2-syn"), "grouped"),
-    lambda: __import__("eval").evaluate(__import__("eval").EvaluationSettings(items="me/c2-syn")),
+    lambda: evaluate(EvaluationSettings(items="me/c2-syn")),
 ):
     try:
         read()
@@ -83,7 +85,7 @@ def test_the_card_states_how_the_data_was_made_and_contains_none_of_its_texts(hu
     source = write_rows(machine.folder / "pairs.jsonl", rows)
     groups = machine.folder / "runs/mine"
     code = f"""
-from c2_syn import SynthesisSettings, export
+from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 from course_correction.synthesis.ranked_groups import build_ranked_group, draft_corrections
 from course_correction.base.files import to_json_line, write_json
 from course_correction.synthesis.sources import *
@@ -91,7 +93,7 @@ from pathlib import Path
 from collections import Counter
 folder = Path("runs/mine"); folder.mkdir(parents=True)
 source, teacher = {str(source)!r}, "meta-llama/Llama-2-7b-chat-hf"
-settings = SynthesisSettings(source=source, teacher="transformers", teacher_model=teacher)
+settings = C2SynSettings(source=source, teacher="transformers", teacher_model=teacher)
 pairs = list(select_source_pairs(read_source_rows(source), source, SelectionRules(40), frozenset(), Counter()))
 with open(folder / "groups.jsonl", "w") as file:
     for pair in pairs:
@@ -99,7 +101,7 @@ with open(folder / "groups.jsonl", "w") as file:
         texts = [" Xylophonically put, no." + str(n) for n in range(4)]
         file.write(to_json_line(build_ranked_group(pair, *draft, "Xylophonically safe.", texts, teacher)))
 write_json(folder / "selection.json", {{"kept": len(pairs), "dropped": {{"response_too_short": 2}}}})
-export(folder / "groups.jsonl", folder / "export", settings)
+export_c2_syn(folder / "groups.jsonl", folder / "export", settings)
 answer = len(pairs)
 """
     count = machine.python(code)
@@ -157,8 +159,9 @@ def test_c2_eval_pushed_and_read_by_its_id_gives_the_same_items(hub, machine, ot
     assert other_machine.python(code.format("me/c2-eval")) == machine.python(code.format("seed"))
     assert "eval.yaml" in hub.files("dataset", "me/c2-eval")
     # An evaluation is of one commit, whatever is pushed while it runs.
-    code = "from course_correction.evaluation.stages import Evaluation\nfrom eval import EvaluationSettings\n"
-    commit = other_machine.python(code + "answer = Evaluation(EvaluationSettings(items='me/c2-eval')).items_revision")
+    code = "from course_correction.evaluation.items import read_items\n"
+    code += "from course_correction.evaluation.settings import EvaluationSettings\n"
+    commit = other_machine.python(code + "answer = read_items(EvaluationSettings(items='me/c2-eval')).revision")
     assert commit == hub.commits("dataset", "me/c2-eval")[0][0]
     assert_nothing_private(hub)
 
@@ -173,6 +176,8 @@ def test_datasets_of_the_hub_are_mixed_at_the_given_revision(hub, machine, other
     assert hub.commits("dataset", "me/c2-syn")[0][0] != first
     code = """
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
+from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.training.data import TrainingData, load_rows
 def count(*mixed):
     try:
@@ -238,14 +243,15 @@ def test_750_000_pairs_go_up_in_shards_with_bounded_memory_and_load_back(hub, ma
 import re
 from pathlib import Path
 from benchmarks.bench_export import write_groups
-from c2_syn import SynthesisSettings, export, push_dataset, open_dataset_repo
+from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
+from course_correction.hub.push import push_dataset, open_dataset_repo
 from course_correction.base.files import write_json
 folder = Path("runs/large"); folder.mkdir(parents=True)
 write_groups(folder / "groups.jsonl", 50_000)
 write_json(folder / "selection.json", {"kept": 50_000, "dropped": {}})
-settings = SynthesisSettings(push_to_hub=True, hub_dataset_id="me/large")
+settings = C2SynSettings(push_to_hub=True, hub_dataset_id="me/large")
 repo = open_dataset_repo(settings)
-rows = export(folder / "groups.jsonl", folder / "export", settings)
+rows = export_c2_syn(folder / "groups.jsonl", folder / "export", settings)
 push_dataset(repo, folder / "export", ["pairs", "ranked"])
 # The peak of getrusage includes the memory of the process that this one was forked from.
 answer = [rows, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20]

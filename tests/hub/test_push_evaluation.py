@@ -18,7 +18,7 @@ def evaluated(machine, hub, tiny_llama, tiny_tokenizer):
     """A finished evaluation of a tiny model on somebody's own items, pushed by the script as me/model."""
     tiny_llama.save_pretrained(machine.folder / "tiny")
     tiny_tokenizer.save_pretrained(machine.folder / "tiny")
-    rows = [json.loads(line) for line in (ROOT / "data/requests_eval.jsonl").read_text().splitlines()[:3]]
+    rows = [json.loads(line) for line in (ROOT / "course_correction/data/requests_eval.jsonl").read_text().splitlines()[:3]]
     (machine.folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     machine.python(
         "from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo('me/model')\n"

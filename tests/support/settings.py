@@ -10,8 +10,8 @@ from functools import cache
 import course_correction
 
 SCRIPTS = {
-    "c2_syn.py": ("SynthesisSettings",),
-    "c2_eval.py": ("ItemSettings",),
+    "c2_syn.py": ("C2SynSettings",),
+    "c2_eval.py": ("C2EvalSettings",),
     "eval.py": ("EvaluationSettings",),
     "train_dpo.py": ("TrainingData", "ObjectiveSettings"),
 }
