@@ -51,7 +51,7 @@ check: $(STAMP)  ## check style, import order, types, paths, and the documents' 
 	$(BIN)/python tests/scripts/check_paths.py
 	$(BIN)/python tests/check_commands.py
 
-export: $(STAMP)  ## export c2-syn/ and c2-eval/ again after a change of data/
+export: $(STAMP)  ## export c2-syn/ and c2-eval/ again after a change of course_correction/data/
 	rm -rf runs/export-c2-syn
 	$(BIN)/python c2_syn.py --config recipes/smollm2-135m/c2_syn.yaml --output_dir runs/export-c2-syn --export_dir c2-syn
 	$(BIN)/python c2_eval.py --export_dir c2-eval

@@ -1,24 +1,31 @@
 """Export of C²-Syn at full size: 50,000 groups to 750,000 pairs as Parquet, and both read back through `load_dataset`.
 
-The groups are the seed set's, each text made its own by a number, so that nothing repeats from group to group. Every step
-runs in a process of its own, which measures its own peak memory.
+The groups are those of the seed set, with a number in each text, so that no text repeats across groups. Each step runs in
+its own process, which measures its own peak memory.
 
 python -m benchmarks.bench_export
+python -m benchmarks.bench_export --smallest true   # one group: tries the benchmark out
 """
 
 import logging
 import multiprocessing
 import resource
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from queue import Empty
+from typing import Any, cast
 
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, to_json_line, write_json
 from course_correction.base.run_folder import library_versions
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import check_values, parse_settings, setting
+from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
+from course_correction.synthesis.ranked_groups import RankedGroup
+from course_correction.synthesis.run import synthesize
+from course_correction.synthesis.settings import SynthesisSettings
 
 logger = logging.getLogger("course_correction")
 
@@ -27,52 +34,52 @@ logger = logging.getLogger("course_correction")
 class BenchSettings:
     """What is timed."""
 
-    groups: int = field(default=50_000, metadata={"help": "ranked groups"})
-    output_dir: str = field(default="runs/bench-export", metadata={"help": "where the files and bench_export.json go"})
+    groups: int = setting(50_000, "number of ranked groups", group="data", identity=(), common=True, at_least=1)
+    smallest: bool = setting(False, "export one group, whatever `groups` is", group="data", identity=(), common=True)
+    output_dir: str = setting(
+        "runs/bench-export", "folder of the files and of bench_export.json", group="output", identity=(), common=True
+    )
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.groups < 1:
-            raise UsageError(f"groups is {self.groups}, but must be at least 1.")
+        check_values(self)
 
 
 def write_groups(path: Path, count: int) -> int:
-    """Write `count` groups unlike one another, and return the bytes of their six texts, all together."""
-    from c2_syn import SynthesisSettings, synthesize
-
-    seed = list(read_jsonl(synthesize(SynthesisSettings(output_dir=str(path.parent / "seed")))))
+    """Write `count` groups whose texts all differ, and return the number of bytes of their responses."""
+    groups_file = synthesize(SynthesisSettings(output_dir=str(path.parent / "seed")))
+    assert groups_file is not None
+    seed = cast(list[RankedGroup], list(read_jsonl(groups_file)))
     text_bytes = 0
     with open(path, "w", encoding="utf-8") as file:
         for number in range(count):
-            group = dict(seed[number % len(seed)])
+            group = seed[number % len(seed)].copy()
             group["request_id"] += f"-{number}"
             group["request"] += f" ({number})"
             group["responses"] = [f"{response} ({number})" for response in group["responses"]]
             text_bytes += sum(len(response.encode()) for response in group["responses"])
-            file.write(to_json_line(group))
+            file.write(to_json_line(dict(group)))
     return text_bytes
 
 
 def export_both(folder: Path) -> int:
-    """Export `groups.jsonl`; returns the number of pairs."""
-    from c2_syn import SynthesisSettings, export
-
+    """Export `groups.jsonl`, and return the number of pairs."""
     write_json(folder / "selection.json", {"kept": 0, "dropped": {}})
-    return export(folder / "groups.jsonl", folder / "export", SynthesisSettings())["pairs"]
+    return export_c2_syn(folder / "groups.jsonl", folder / "export", C2SynSettings())["pairs"]
 
 
 def read_back(folder: Path, config: str, streaming: bool) -> int:
-    """Read every row; returns their number."""
+    """Read all rows, and return their number."""
     from datasets import load_dataset
 
-    options = {} if streaming else {"cache_dir": str(folder / "cache")}
-    rows = load_dataset(str(folder / "export"), config, split="train", streaming=streaming, **options)
+    export = str(folder / "export")
     if streaming:
-        return sum(1 for _ in rows)
+        return sum(1 for _ in load_dataset(export, config, split="train", streaming=True))
+    rows = load_dataset(export, config, split="train", cache_dir=str(folder / "cache"))
     return sum(len(batch["request_id"]) for batch in rows.iter(1000))
 
 
-def _measured(work: Any, arguments: tuple[Any, ...], answers: Any) -> None:
+def _measured(work: Callable[..., int], arguments: tuple[Any, ...], answers: Any) -> None:
     start = time.perf_counter()
     try:
         value = work(*arguments)
@@ -83,8 +90,8 @@ def _measured(work: Any, arguments: tuple[Any, ...], answers: Any) -> None:
     answers.put({"value": value, "seconds": round(time.perf_counter() - start, 1), "peak_gib": round(peak, 2)})
 
 
-def apart(work: Any, *arguments: Any) -> dict[str, Any]:
-    """Run `work` in a process of its own; returns its value, seconds and peak memory."""
+def run_apart(work: Callable[..., int], *arguments: Any) -> dict[str, Any]:
+    """Run `work` in its own process, and return its value, seconds and peak memory."""
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     process = context.Process(target=_measured, args=(work, arguments, answers))
@@ -93,9 +100,9 @@ def apart(work: Any, *arguments: Any) -> dict[str, Any]:
     while answer is None:
         try:
             answer = answers.get(timeout=1)
-        except Exception:
+        except Empty:
             if process.exitcode is not None:
-                raise UsageError(f"{work.__name__} failed.") from None
+                raise UsageError(f"{work.__name__} failed with exit status {process.exitcode}.") from None
     process.join()
     if "error" in answer:
         raise UsageError(answer["error"])
@@ -103,17 +110,19 @@ def apart(work: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write, export, read back; print seconds, memory and sizes."""
+    """Write groups, export them, read them back; print seconds, memory and sizes."""
     (settings,) = parse_settings([BenchSettings], description=__doc__)
+    if settings.smallest:
+        settings = replace(settings, groups=1)
     folder = Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    steps = {"groups written": apart(write_groups, folder / "groups.jsonl", settings.groups)}
+    steps = {"groups written": run_apart(write_groups, folder / "groups.jsonl", settings.groups)}
     text_bytes = steps["groups written"].pop("value")
-    steps["export"] = apart(export_both, folder)
+    steps["export"] = run_apart(export_both, folder)
     for config in ("ranked", "pairs"):
         for streaming in (False, True):
             name = f"{config} read back{', streaming' if streaming else ''}"
-            steps[name] = apart(read_back, folder, config, streaming)
+            steps[name] = run_apart(read_back, folder, config, streaming)
             logger.info(f"{name}: {steps[name]['value']} rows")
     sizes = {
         name: sum(file.stat().st_size for file in (folder / "export" / name).glob("*.parquet"))

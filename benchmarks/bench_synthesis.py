@@ -1,25 +1,33 @@
-"""C²-Syn's continuations: the engine against plain ways of running the teacher, in turn, on the same requests.
+"""Speed of C²-Syn's teacher: the project's sampler against `model.generate`, in turn, on the same requests.
 
-`reference`: batches in the order of the rows, not sorted, by beam search with 2 beams, the reference's setting
-(`synthesize.py` at 44da12c has it diverse, in two groups; transformers took that out of the library, plain beams cost
-the same forward passes). `sorted`: greedy batches of rows sorted by length. Both by `model.generate`.
+`reference`: batches in the order of the rows, by beam search with 2 beams, the reference's setting. (`synthesize.py` at
+44da12c uses diverse beam search in two groups, which transformers has removed; plain beams need the same forward passes.)
+`sorted`: greedy batches of rows sorted by length. `engine`: the project's sampler.
 
 python -m benchmarks.bench_synthesis
+python -m benchmarks.bench_synthesis --smallest true   # one request, two tokens: tries the benchmark out
 python -m benchmarks.bench_synthesis --model llama2-7b-shape --dtype bfloat16 --requests 32   # random weights, needs a GPU
 """
 
 import logging
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from benchmarks.models import RANDOM_7B, load_for_bench
 from course_correction.base.console import run_script
-from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked, write_json
 from course_correction.base.run_folder import library_versions
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import check_values, parse_settings, setting
+from course_correction.generation.chat_format import encode_answer, render_prompt
+from course_correction.generation.protocol import Prefill
+from course_correction.synthesis.ranked_groups import draft_corrections
+from course_correction.synthesis.run import select_pairs
+from course_correction.synthesis.settings import SynthesisSettings
+from course_correction.synthesis.triggers import join_trigger
 
 logger = logging.getLogger("course_correction")
 
@@ -28,61 +36,68 @@ logger = logging.getLogger("course_correction")
 class BenchSettings:
     """What is timed."""
 
-    model: str = field(default="smollm2-135m", metadata={"help": f"model, or {RANDOM_7B}: random weights of that shape"})
-    dtype: str = field(default="bfloat16", metadata={"help": "bfloat16 or float32"})
-    requests: int = field(default=20, metadata={"help": "requests a turn, 5 continuations each"})
-    max_new_tokens: int = field(default=128, metadata={"help": "tokens a continuation"})
-    plain_batch: int = field(default=20, metadata={"help": "rows of the plain ways' batches, the reference's"})
-    batch_size: int = field(default=160, metadata={"help": "the engine's rows"})
-    rounds: int = field(default=3, metadata={"help": "turns of each, after a small one to warm up"})
-    output_dir: str = field(default="runs/bench-synthesis", metadata={"help": "where bench_synthesis.json goes"})
+    model: str = setting(
+        "smollm2-135m", f"the teacher, or {RANDOM_7B}: random weights of that shape",
+        group="model", identity=(), common=True,
+    )  # fmt: skip
+    dtype: Literal["bfloat16", "float32"] = setting("bfloat16", "dtype of the teacher", group="model", identity=())
+    requests: int = setting(
+        20, "requests per round, 5 continuations each", group="data", identity=(), common=True, at_least=1
+    )
+    max_new_tokens: int = setting(128, "tokens per continuation", group="sampling", identity=(), at_least=1)
+    plain_batch: int = setting(
+        20, "rows per batch of `reference` and `sorted`; the reference's value", group="sampling", identity=(), at_least=1
+    )
+    batch_size: int = setting(160, "rows per batch of `engine`", group="sampling", identity=(), at_least=1)
+    rounds: int = setting(3, "rounds, after a short one to warm up", group="sampling", identity=(), at_least=1)
+    smallest: bool = setting(
+        False, "one request, two tokens and one round, whatever their settings are", group="data", identity=(), common=True
+    )
+    output_dir: str = setting(
+        "runs/bench-synthesis", "folder of bench_synthesis.json", group="output", identity=(), common=True
+    )
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for name in ("requests", "max_new_tokens", "plain_batch", "batch_size", "rounds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        check_values(self)
 
 
 def main() -> None:
-    """Time the three in turn and print their speeds and the ratios."""
+    """Time the three ways in turn; print their speeds and the ratios."""
     import torch
 
-    from c2_syn import SynthesisSettings, select_pairs
-    from course_correction.generation.chat_format import encode_answer, render_prompt
     from course_correction.generation.decoding import SamplingSettings
-    from course_correction.generation.protocol import Prefill
     from course_correction.generation.samplers import ModelSampler
-    from course_correction.synthesis.ranked_groups import draft_corrections
-    from course_correction.synthesis.triggers import join_trigger
 
     (settings,) = parse_settings([BenchSettings], description=__doc__)
+    if settings.smallest:
+        settings = replace(settings, requests=1, max_new_tokens=2, rounds=1)
     model, tokenizer = load_for_bench(settings.model, settings.dtype)
     greedy = SamplingSettings(settings.max_new_tokens, temperature=0)
     sampler = ModelSampler(model, tokenizer, settings.batch_size)
-    pairs, _ = select_pairs(SynthesisSettings())
+    pairs = select_pairs(SynthesisSettings()).pairs
 
-    def begin(turn: int, count: int) -> list[Prefill]:
-        begun = []
+    def prefills_of(turn: int, count: int) -> list[Prefill]:
+        prefills = []
         for number in range(count):
             pair = pairs[(turn * count + number) % len(pairs)]
-            _, initial_responses, triggers = draft_corrections(pair, 0, 0.6, 0.5)
-            pieces = zip(initial_responses, triggers, strict=True)
-            for rank, text in enumerate(["", *(join_trigger(*piece)[0] for piece in pieces)]):
+            draft = draft_corrections(pair, 0, 0.6, 0.5)
+            corrections = zip(draft.initial_responses, draft.triggers, strict=True)
+            for rank, text in enumerate(["", *(join_trigger(*correction)[0] for correction in corrections)]):
                 ids = tuple(encode_answer(tokenizer, text))
-                begun.append(Prefill(pair.request, ids, f"{pair.request_id} {rank}"))
-        return begun
+                prefills.append(Prefill(pair.request, ids, f"{pair.request_id} {rank}"))
+        return prefills
 
-    def generate(begun: list[Prefill], in_order_of_length: bool, num_beams: int) -> None:
-        prefills = [render_prompt(tokenizer, row.request) + list(row.answer_ids) for row in begun]
+    def generate(prefills: list[Prefill], in_order_of_length: bool, num_beams: int) -> None:
+        rows = [render_prompt(tokenizer, prefill.request) + list(prefill.answer_ids) for prefill in prefills]
         if in_order_of_length:
-            prefills.sort(key=len)
-        for batch in chunked(prefills, settings.plain_batch):
+            rows.sort(key=len)
+        for batch in chunked(rows, settings.plain_batch):
             longest = max(map(len, batch))
             ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
-            for row, prefill in enumerate(batch):
-                ids[row, longest - len(prefill) :] = torch.tensor(prefill)
-            mask = torch.tensor([[0] * (longest - len(prefill)) + [1] * len(prefill) for prefill in batch])
+            for place, row in enumerate(batch):
+                ids[place, longest - len(row) :] = torch.tensor(row)
+            mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch])
             model.generate(
                 ids.to(model.device),
                 attention_mask=mask.to(model.device),
@@ -92,20 +107,20 @@ def main() -> None:
                 pad_token_id=tokenizer.pad_token_id,
             )
 
-    ways = {
-        "reference": lambda begun: generate(begun, False, 2),
-        "sorted": lambda begun: generate(begun, True, 1),
-        "engine": lambda begun: sampler.sample(begun, greedy),
+    ways: dict[str, Callable[[list[Prefill]], Any]] = {
+        "reference": lambda prefills: generate(prefills, False, 2),
+        "sorted": lambda prefills: generate(prefills, True, 1),
+        "engine": lambda prefills: sampler.sample(prefills, greedy),
     }
     for run in ways.values():
-        run(begin(0, 2))
+        run(prefills_of(0, min(2, settings.requests)))
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(settings.rounds):
-        begun = begin(turn, settings.requests)
+        prefills = prefills_of(turn, settings.requests)
         for name, run in ways.items():
             start = time.perf_counter()
-            run(begun)
-            speeds[name].append(len(begun) / (time.perf_counter() - start))
+            run(prefills)
+            speeds[name].append(len(prefills) / (time.perf_counter() - start))
         logger.info(f"round {turn + 1}: " + ", ".join(f"{name} {values[-1]:.2f} rows/s" for name, values in speeds.items()))
     ratios = {
         name: [engine / other for engine, other in zip(speeds["engine"], speeds[name], strict=True)]

@@ -35,7 +35,7 @@ def write_report(
             f"{label} {agreement[key]['value']:.2f} [{agreement[key]['ci95'][0]:.2f}, {agreement[key]['ci95'][1]:.2f}]"
             for label, key in (("precision", "precision"), ("recall", "sensitivity"))
         )
-        quoted += f" on {agreement['rows']} labelled rows that are meant to be hard (data/README.md)"
+        quoted += f" on {agreement['rows']} labelled rows that are meant to be hard (course_correction/data/README.md)"
     text = f"""# C²-Eval: {name}
 
 Corr@k: the share of sampled continuations that turn back by themselves after k tokens of a harmful answer. Intervals:

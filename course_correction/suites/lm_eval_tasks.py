@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from course_correction.base.errors import UsageError
-from course_correction.synthesis.sources import DATA_FOLDER
 
-TASKS_FOLDER = DATA_FOLDER.parent / "integrations" / "lm_eval_general"
+TASKS_FOLDER = Path(__file__).resolve().parent / "lm_eval_general"
 # Of the ratio of summed values to summed weights; each weight is 1 but where words or bytes are counted.
 _AGGREGATIONS = {
     "mean": lambda ratio: ratio,

@@ -1,8 +1,8 @@
 """Ranked groups of six responses and the fifteen pairs in them. Knows nothing of models; works on Arrow tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 
@@ -19,6 +19,54 @@ PAIR_RANKS: tuple[tuple[int, int], ...] = tuple(combinations(range(GROUP_SIZE), 
 # The two value principles (Section 4 of the paper), as the pair's `principle`.
 CORRECTING, EARLIER = "correcting_over_not_correcting", "earlier_over_later"
 
+
+class RankedGroup(TypedDict):
+    """A row of the config `ranked`, and a line of groups.jsonl.
+
+    Attributes:
+        request_id: Of the source pair.
+        request: Its harmful request.
+        responses: Six, best first.
+        kinds: `KINDS`.
+        correction_starts: The character where the correction begins in each response; -1 where there is none.
+        opener: Stands before the harmful response; may be "".
+        triggers: Four, in the order of the corrected responses.
+        teacher: Wrote the safe response and the corrections.
+        source: Of the request.
+    """
+
+    request_id: str
+    request: str
+    responses: list[str]
+    kinds: list[str]
+    correction_starts: list[int]
+    opener: str
+    triggers: list[str]
+    teacher: str
+    source: str
+
+
+class DroppedGroup(TypedDict):
+    """A line of groups.jsonl for a request that has no ranked group; `dropped` is the reason."""
+
+    request_id: str
+    dropped: str
+
+
+class CorrectionDraft(NamedTuple):
+    """The parts of the corrected responses that no model writes.
+
+    Attributes:
+        opener: Stands before the harmful response; may be "".
+        initial_responses: Four nested texts, opener included, shortest first.
+        triggers: One per initial response.
+    """
+
+    opener: str
+    initial_responses: list[str]
+    triggers: list[str]
+
+
 RANKED_SCHEMA = pa.schema(
     {
         "request_id": pa.string(),
@@ -32,6 +80,27 @@ RANKED_SCHEMA = pa.schema(
         "source": pa.string(),
     }
 )
+
+
+class Message(TypedDict):
+    """A turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class PreferencePair(TypedDict):
+    """A row of the config `pairs`; rank 0 is the best response of the group."""
+
+    request_id: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    chosen_rank: int
+    rejected_rank: int
+    principle: str
+
+
 _MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 PAIRS_SCHEMA = pa.schema(
     {
@@ -46,20 +115,16 @@ PAIRS_SCHEMA = pa.schema(
 )
 
 
-def draft_corrections(
-    pair: SourcePair, seed: int, opener_rate: float, mid_sentence_rate: float = 0.0
-) -> tuple[str, list[str], list[str]]:
-    """Draw what no model writes: the opener, the four initial harmful responses and their triggers.
+def draft_corrections(pair: SourcePair, seed: int, opener_rate: float, mid_sentence_rate: float = 0.0) -> CorrectionDraft:
+    """Draw the opener, the four initial harmful responses and their triggers.
 
-    Returns:
-        The opener, four nested texts (opener + prefix), shortest first, and four triggers in the same order. All of it
-        depends on `seed`, the request id and the response alone.
+    The draft depends on `seed`, the request id and the response alone.
     """
     opener = draw_opener(random_for(seed, pair.request_id, "opener"), opener_rate)
     random_source = random_for(seed, pair.request_id, "cuts")
     cuts = cut_initial_harmful_responses(pair.full_harmful_response, NUM_CUTS, random_source, mid_sentence_rate)
     triggers = draw_triggers(random_for(seed, pair.request_id, "triggers"), NUM_CUTS)
-    return opener, [join_texts(opener, cut) for cut in cuts], triggers
+    return CorrectionDraft(opener, [join_texts(opener, cut) for cut in cuts], triggers)
 
 
 def build_ranked_group(
@@ -70,25 +135,25 @@ def build_ranked_group(
     safe_response: str,
     continuations: Sequence[str],
     teacher: str,
-) -> dict[str, Any]:
+) -> RankedGroup:
     """Rank SR > SYN_1 > SYN_2 > SYN_3 > SYN_4 > FHR for one request.
 
     Args:
         pair: The request and its full harmful response.
-        opener: Text before the harmful response, perhaps "".
+        opener: Stands before the harmful response; may be "".
         initial_responses: The 4 IHRs, opener included, shortest first.
         triggers: The 4 triggers, in the order of the IHRs.
         safe_response: The teacher's answer with no IHR before it.
-        continuations: The teacher's 4 continuations after IHR + trigger, with the white space that they begin with.
-        teacher: Who wrote them.
+        continuations: The teacher's 4 continuations after IHR + trigger, with their leading white space.
+        teacher: Name of the teacher.
 
     Returns:
-        A `ranked` row. `correction_starts[i]` is the character where the corrective part begins in `responses[i]`: the
-        trigger, or the "..." before it where the initial harmful response ends inside a sentence.
+        A `ranked` row. `correction_starts[i]` is the character where the correction begins in `responses[i]`: the trigger,
+        or the "..." before it if the initial harmful response ends inside a sentence.
     """
-    begun = [join_trigger(initial, trigger) for initial, trigger in zip(initial_responses, triggers, strict=True)]
-    corrected = [text + continuation.rstrip() for (text, _), continuation in zip(begun, continuations, strict=True)]
-    starts = [start for _, start in begun]
+    prefixes = [join_trigger(initial, trigger) for initial, trigger in zip(initial_responses, triggers, strict=True)]
+    corrected = [text + continuation.rstrip() for (text, _), continuation in zip(prefixes, continuations, strict=True)]
+    starts = [start for _, start in prefixes]
     return {
         "request_id": pair.request_id,
         "request": pair.request,
@@ -102,12 +167,16 @@ def build_ranked_group(
     }
 
 
-def check_ranked_group(group: dict[str, Any], where: str) -> None:
+def check_ranked_group(group: Mapping[str, Any], where: str) -> None:
     """Refuse a group that cannot be trained on.
 
+    Args:
+        group: The row.
+        where: Names the row in the error.
+
     Raises:
-        UsageError: If it has not six different, non-empty responses in rank order, or a correction start lies outside
-            its text.
+        UsageError: If the group does not have six different, non-empty responses in rank order, or if a correction starts
+            outside its response.
     """
     missing = [name for name in RANKED_SCHEMA.names if name not in group]
     if missing:
@@ -128,19 +197,20 @@ def check_ranked_group(group: dict[str, Any], where: str) -> None:
             raise UsageError(f"{name}: correction start {start} does not fit the {kind} response.")
 
 
-def ranked_table(groups: Sequence[dict[str, Any]]) -> pa.Table:
-    """Return ranked groups as an Arrow table with one row a group."""
+def ranked_table(groups: Sequence[RankedGroup]) -> pa.Table:
+    """Return ranked groups as an Arrow table with one row per group."""
     return pa.Table.from_pylist(list(groups), schema=RANKED_SCHEMA)
 
 
 def pairs_table(ranked: pa.Table) -> pa.Table:
-    """Turn each ranked group into its 15 pairs, vectorised.
+    """Return the 15 pairs of each ranked group, vectorised.
 
     Args:
-        ranked: Rows in `RANKED_SCHEMA`, n of them.
+        ranked: n rows in `RANKED_SCHEMA`.
 
     Returns:
-        15 n rows in `PAIRS_SCHEMA`: groups in their order, within a group by chosen rank, then rejected rank (0 best).
+        15 n rows (`PreferencePair`) in `PAIRS_SCHEMA`: groups in their order, within a group by chosen rank, then by
+        rejected rank (0 is best).
     """
     num_groups = ranked.num_rows
     group_index = pa.array([group for group in range(num_groups) for _ in PAIR_RANKS], pa.int64())

@@ -1,7 +1,7 @@
-"""Where requests and harmful responses come from, and which of them are kept. Knows nothing of cuts or models.
+"""Read requests with harmful responses from their sources, and select those that C²-Syn can use. Knows nothing of models.
 
-A source is the project's seed set, a local file, or a Hub dataset; the last two in the schema of PKU-SafeRLHF. Rows are
-streamed, so that the 300K rows of PKU-SafeRLHF are never in memory together.
+A source is the project's seed set, a local file or a Hub dataset. Files and Hub datasets have the schema of PKU-SafeRLHF.
+Rows are streamed: the 300K rows of PKU-SafeRLHF are never in memory together.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
@@ -18,7 +18,7 @@ from course_correction.base.redaction import public_name
 from course_correction.synthesis.cuts import count_marks
 from course_correction.synthesis.reference_items import PKU500, fetch_pku500
 
-DATA_FOLDER = Path(__file__).resolve().parents[2] / "data"
+DATA_FOLDER = Path(__file__).resolve().parents[1] / "data"
 SEED = "seed"
 PKU_SAFERLHF = "PKU-Alignment/PKU-SafeRLHF"
 PKU_SAFERLHF_REVISION = "v0"
@@ -26,11 +26,20 @@ PKU_SAFERLHF_REVISION = "v0"
 PKU_COLUMNS = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
 
 
+class EvalItem(TypedDict):
+    """A row of C²-Eval."""
+
+    request_id: str
+    request: str
+    full_harmful_response: str
+    source: str
+
+
 @dataclass(frozen=True)
 class SourcePair:
     """A request and a full harmful response to it.
 
-    `safe_response` and `correction` are the texts written for the seed set; other sources have none (`None`).
+    `safe_response` and `correction` are None unless the source is the seed set.
     """
 
     request_id: str
@@ -43,12 +52,12 @@ class SourcePair:
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """Which rows are kept. The defaults are those of the paper's pipeline as its reference code applies them.
+    """Which rows are kept. The defaults are those of the reference code.
 
     Attributes:
-        min_response_words: A response must have more white-space words than this.
-        require_how_or_what: Whether the request must hold the word how or what.
-        min_punctuation_marks: Marks that cutting needs; one more than there are cuts.
+        min_response_words: A response must have more words (split at white space) than this.
+        require_how_or_what: Whether the request must contain the word how or what.
+        min_punctuation_marks: Number of marks that cutting needs, one more than there are cuts.
         unique_requests: Whether only the first usable row of a request is kept (D4).
     """
 
@@ -59,7 +68,7 @@ class SelectionRules:
 
 
 def normalise_request(request: str) -> str:
-    """Return the request without case, punctuation and white space, for comparing requests."""
+    """Return the request in lower case without punctuation, to compare requests."""
     return " ".join(re.findall(r"\w+", request.lower()))
 
 
@@ -68,11 +77,11 @@ def read_source_rows(source: str, revision: str | None = None, split: str = "tra
 
     Args:
         source: `seed`, the path of a `.jsonl` or `.parquet` file, or a dataset id of the Hub.
-        revision: Revision of a Hub dataset; PKU-SafeRLHF is pinned to `v0` without it.
+        revision: Revision of a Hub dataset; the default for PKU-SafeRLHF is `v0`.
         split: Split of the seed set or of the Hub dataset.
 
     Raises:
-        UsageError: If there is no such source, or its columns are not those of PKU-SafeRLHF.
+        UsageError: If the source does not exist, or lacks columns of PKU-SafeRLHF.
     """
     if source == SEED:
         yield from read_jsonl(DATA_FOLDER / f"requests_{'eval' if split == 'test' else split}.jsonl")
@@ -80,20 +89,20 @@ def read_source_rows(source: str, revision: str | None = None, split: str = "tra
     path = Path(source)
     if path.suffix in {".jsonl", ".json", ".parquet"}:
         if not path.is_file():
-            raise UsageError(f"There is no file {source}.")
+            raise UsageError(f"The source file {source} does not exist. Check the path.")
         rows = _read_parquet(path) if path.suffix == ".parquet" else read_jsonl(path)
     elif is_hub_id(source):
         rows = _read_hub(source, revision, split)
     else:
         raise UsageError(
-            f"The source {source!r} is neither `{SEED}`, nor a .jsonl or .parquet file, nor a dataset id of the Hub."
+            f"The source is {source!r}, but must be `{SEED}`, a .jsonl or .parquet file, or a dataset id on the Hub."
         )
     for number, row in enumerate(rows, 1):
         missing = [column for column in PKU_COLUMNS if column not in row]
         if missing:
             raise UsageError(
                 f"{source}: row {number} lacks the columns {', '.join(missing)}; it has {', '.join(sorted(row))}. "
-                "Sources need the schema of PKU-SafeRLHF."
+                "A source needs the schema of PKU-SafeRLHF."
             )
         yield row
 
@@ -106,7 +115,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is no Parquet file, or a damaged one ({type(error).__name__}).") from None
+        raise UsageError(f"{path} is not a valid Parquet file ({type(error).__name__}). Replace it.") from None
 
 
 def _read_hub(dataset_id: str, revision: str | None, split: str) -> Iterator[dict[str, Any]]:
@@ -132,31 +141,31 @@ def select_source_pairs(
     excluded_requests: frozenset[str],
     counts: Counter[str],
 ) -> Iterator[SourcePair]:
-    """Keep the rows that C²-Syn can use, in their order; count in `counts` what is `kept` and dropped, by reason.
+    """Yield the rows that C²-Syn can use, in their order, and count kept and dropped rows in `counts`.
 
-    A PKU-SafeRLHF row gives its first response that is unsafe and passes the rules.
+    Of a PKU-SafeRLHF row, the first response that is unsafe and passes the rules is used.
 
     Args:
         rows: Raw rows of `read_source_rows`.
         source: Name of the source, written into each pair.
         rules: Thresholds.
-        excluded_requests: Normalised requests to leave out: those of C²-Eval.
-        counts: Is added to: `kept` and one key for every reason of dropping.
+        excluded_requests: Normalised requests to exclude: those of C²-Eval.
+        counts: Is updated: `kept`, and one key per reason for dropping.
 
-    Source: Section 4 of the paper as done by `process_data.py` at 44da12c; departs in D4 (unique requests).
+    Source: Section 4 of the paper, as implemented in `process_data.py` at 44da12c; departs in D4 (unique requests).
     """
     seen: set[bytes] = set()
     for row in rows:
+        request: Any = row.get("request") if source == SEED else row["prompt"]
         if source == SEED:
-            request, candidates = row.get("request"), [row.get("full_harmful_response")]
+            candidates = [row.get("full_harmful_response")]
         else:
-            request = row["prompt"]
             candidates = [row[f"response_{i}"] for i in (0, 1) if row[f"is_response_{i}_safe"] is False]
         usable, reason = _first_usable(request, candidates, rules, excluded_requests)
         if usable is None:
             counts[reason] += 1
             continue
-        # Where requests may repeat, a pair may not: its id names it.
+        # Requests may repeat, but not pairs: the request id is derived from the pair.
         key_text = normalise_request(request) if rules.unique_requests else f"{request}\x1f{usable}"
         key = hashlib.sha256(key_text.encode()).digest()[:12]
         if key in seen:
@@ -175,7 +184,7 @@ def select_source_pairs(
 
 
 def _is_text(value: Any) -> bool:
-    # A lone surrogate, which JSON can spell, cannot be written as UTF-8.
+    # JSON can hold a lone surrogate, which cannot be encoded as UTF-8.
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
 
 
@@ -202,36 +211,39 @@ def _first_usable(
 
 
 def is_hub_id(source: str) -> bool:
-    """Say whether a source reads as owner/name rather than as a file."""
+    """Return whether a source has the form owner/name and is not a file."""
     looks_like_a_file = source.startswith((".", "/", "~")) or Path(source).suffix in {".jsonl", ".json", ".parquet"}
     return source.count("/") == 1 and not looks_like_a_file and not Path(source).exists()
 
 
 def last_commit(dataset_id: str) -> str:
-    """Return the last commit of a dataset on the Hub, so that all that follows reads the same.
+    """Return the last commit of a dataset on the Hub, to pin all later reads.
 
     Raises:
-        UsageError: If it cannot be found out.
+        UsageError: If the Hub does not answer, or the dataset cannot be read.
     """
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().dataset_info(dataset_id).sha
+        commit = HfApi().dataset_info(dataset_id).sha
     except Exception as error:
         raise UsageError(
             f"The Hub dataset {dataset_id} cannot be read: {type(error).__name__}. Check the id, the network and, for a "
             "gated dataset, `hf auth login`."
         ) from None
+    if commit is None:
+        raise UsageError(f"The Hub names no commit of the dataset {dataset_id}. Try again, or give its revision.")
+    return commit
 
 
-def read_eval_items(source: str, revision: str | None = None) -> Iterator[dict[str, str]]:
-    """Read C²-Eval items: `request_id, request, full_harmful_response, source`.
+def read_eval_items(source: str, revision: str | None = None) -> Iterator[EvalItem]:
+    """Read C²-Eval items.
 
     Args:
-        source: `seed`, `pku500` (fetched from the reference repository, checksum verified), a path, or the id of a dataset
-            on the Hub (its default config, split `test`): in the schema of PKU-SafeRLHF (each row gives its first unsafe
-            response) or with the columns named above.
-        revision: Of a dataset on the Hub.
+        source: `seed`, `pku500` (downloaded from the reference repository, checksum verified), a path, or a dataset id on
+            the Hub (default config, split `test`). Files and Hub datasets have the columns of `EvalItem`, or the schema of
+            PKU-SafeRLHF, of which the first unsafe response of each row is used.
+        revision: Revision of a Hub dataset.
 
     Raises:
         UsageError: If a row lacks a text, or the source cannot be read.
@@ -245,19 +257,23 @@ def read_eval_items(source: str, revision: str | None = None) -> Iterator[dict[s
         rows = _read_hub(source, revision, "test")
     else:
         raise UsageError(
-            f"There is no file {source}; C²-Eval items come from `seed`, `pku500`, a file or a dataset of the Hub."
+            f"There is no file {source}. C²-Eval items come from `{SEED}`, `{PKU500}`, a file or a dataset id on the Hub."
         )
     named = public_name(source)
     for number, row in enumerate(rows, 1):
+        response: Any
         if "request" in row:
             request, response, name = row["request"], row.get("full_harmful_response"), row.get("source", named)
         elif all(column in row for column in PKU_COLUMNS):
             unsafe = [row[f"response_{i}"] for i in (0, 1) if row[f"is_response_{i}_safe"] is False]
             request, response, name = row["prompt"], (unsafe or [None])[0], "PKU-SafeRLHF"
         else:
-            raise UsageError(f"{source}: row {number} has unknown columns: {', '.join(sorted(map(str, row)))}.")
+            raise UsageError(
+                f"{source}: row {number} has unknown columns: {', '.join(sorted(map(str, row)))}. It needs request and "
+                f"full_harmful_response, or {', '.join(PKU_COLUMNS)}."
+            )
         if not all(isinstance(text, str) and text.strip() for text in (request, response)):
-            raise UsageError(f"{source}: row {number} has a null or empty request or harmful response. Remove that row.")
+            raise UsageError(f"{source}: row {number} has a null or empty request or harmful response. Remove the row.")
         request_id = row.get("request_id") or f"pku-{number:04d}-{text_digest(request, response)}"
         yield {
             "request_id": request_id,
@@ -268,13 +284,17 @@ def read_eval_items(source: str, revision: str | None = None) -> Iterator[dict[s
 
 
 def read_benign_rows(split: str) -> list[dict[str, Any]]:
-    """Return the seed set's benign rows (`request_id, prompt, response, alarming`) of `train` or `eval`."""
+    """Return the benign rows of the seed set, of the split `train` or `eval`.
+
+    Columns: `request_id, alarming, prompt, response`; `alarming` if the prompt sounds harmful.
+    """
     return list(read_jsonl(DATA_FOLDER / f"benign_{split}.jsonl"))
 
 
 def read_contrast_pairs() -> list[dict[str, Any]]:
-    """Return the seed set's held-out pairs, a harmful and a harmless twin a row.
+    """Return the held-out twin pairs of the seed set.
 
-    `pair_id, kind`, of the one `request, full_harmful_response`, of the other `alarming, prompt, response`.
+    Columns: `pair_id, kind`; of the harmful twin `request, full_harmful_response`; of the harmless twin `alarming, prompt,
+    response`.
     """
     return list(read_jsonl(DATA_FOLDER / "contrast_eval.jsonl"))

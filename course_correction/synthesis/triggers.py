@@ -1,4 +1,4 @@
-"""Openers and triggers: the texts put around an initial harmful response. Knows nothing of models."""
+"""Openers and triggers: the texts before and after an initial harmful response. Knows nothing of cuts or models."""
 
 import random
 
@@ -16,7 +16,7 @@ OPENERS: tuple[str, ...] = (
     "Sure thing!",
     "Let me explain how it is done.",
 )
-# Each says at once that the speaker turns back: "However," alone would be as well followed by more advice.
+# Each trigger states the correction itself: after "However," alone, more harmful advice could follow.
 TRIGGERS: tuple[str, ...] = (
     "However, I can't help with this, because",
     "However, I must point out that I won't go on with this:",
@@ -41,41 +41,41 @@ TRIGGERS: tuple[str, ...] = (
     "Hold on, I can't help with this:",
     "Hold on, I should not go on like this, since",
 )
-# Put between an initial harmful response that ends inside a sentence and its trigger.
+# Stands between an initial harmful response that ends inside a sentence and its trigger.
 BREAK_OFF = "..."
 
 
 def ends_clause(text: str) -> bool:
-    """Say whether a text ends at a punctuation mark or a line's end, where a trigger can follow as a new sentence."""
+    """Return whether a text ends at a punctuation mark or a line end, where a trigger can start a new sentence."""
     return text.rstrip(" ").endswith((*".,;:!?", "\n"))
 
 
 def join_trigger(initial_response: str, trigger: str) -> tuple[str, int]:
-    """Put a trigger after an initial harmful response, breaking off with "..." where that ends inside a sentence.
+    """Append a trigger to an initial harmful response, with "..." in between if the response ends inside a sentence.
 
     Returns:
         The text, and the character where the corrective part begins: the trigger, or the "..." before it.
     """
-    begun = initial_response.strip()
-    if not begun or ends_clause(begun):
-        text = join_texts(begun, trigger)
+    start = initial_response.strip()
+    if not start or ends_clause(start):
+        text = join_texts(start, trigger)
         return text, len(text) - len(trigger.strip())
-    return f"{begun}{BREAK_OFF} {trigger.strip()}", len(begun)
+    return f"{start}{BREAK_OFF} {trigger.strip()}", len(start)
 
 
 def draw_opener(random_source: random.Random, opener_rate: float) -> str:
-    """Draw the one opener of a request, or "" in a share `1 - opener_rate` of the requests.
+    """Draw the opener of a request, or "" with probability `1 - opener_rate`.
 
-    Departs from the reference, which redraws it for every cut, so that its prefixes are not nested: D3.
+    Departs from the reference, which draws an opener per cut, so that its prefixes are not nested: D3.
     """
     return random_source.choice(OPENERS) if random_source.random() < opener_rate else ""
 
 
 def draw_triggers(random_source: random.Random, num_triggers: int = 4) -> list[str]:
-    """Draw distinct triggers, in the order in which they are to be used."""
+    """Draw distinct triggers, in the order of the cuts."""
     return random_source.sample(TRIGGERS, num_triggers)
 
 
 def join_texts(*texts: str) -> str:
-    """Join texts by single spaces, leaving out empty ones; the inner text is not touched."""
+    """Join the texts that are not empty by single spaces. Only outer white space changes."""
     return " ".join(text.strip() for text in texts if text.strip())

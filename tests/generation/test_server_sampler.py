@@ -224,7 +224,8 @@ def test_an_evaluation_by_a_server_has_the_rows_of_one_here(
 def test_synthesis_by_a_server_goes_on_where_it_failed(
     tiny_sampler: ModelSampler, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    from c2_syn import SynthesisSettings, synthesize
+    from course_correction.synthesis.run import synthesize
+    from course_correction.synthesis.settings import SynthesisSettings
 
     def settings(name: str, url: str) -> SynthesisSettings:
         return SynthesisSettings(
@@ -269,8 +270,9 @@ def test_limits_of_zero_are_refused(name: str) -> None:
 def test_paths_and_groups_from_transformers_serve_are_those_of_the_model_here(
     transformers_serve: str, tmp_path: Path
 ) -> None:
-    from c2_syn import SynthesisSettings, synthesize
     from course_correction.generation.offline_models import resolve_model_name
+    from course_correction.synthesis.run import synthesize
+    from course_correction.synthesis.settings import SynthesisSettings
     from eval import EvaluationSettings, evaluate
 
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}

@@ -190,7 +190,7 @@ def test_the_registration_of_the_benchmark_is_one_that_inspect_runs(
     from inspect_ai.model import ModelOutput, ModelUsage, get_model
 
     load = hf.hf_dataset
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **_: str(ROOT / "integrations" / "eval.yaml"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **_: str(ROOT / "c2-eval" / "eval.yaml"))
     monkeypatch.setattr(
         hf, "hf_dataset", lambda path, revision, **options: load(path=str(ROOT / "c2-eval"), cached=False, **options)
     )

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from course_correction.synthesis.sources import DATA_FOLDER
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_data(name: str) -> list[dict[str, Any]]:
-    """Return the rows of `data/<name>.jsonl`."""
-    return [json.loads(line) for line in (ROOT / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Return the rows of `course_correction/data/<name>.jsonl`."""
+    return [json.loads(line) for line in (DATA_FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def as_pku_row(row: dict[str, Any], unsafe_first: bool = False, **extra: Any) -> dict[str, Any]:

@@ -25,11 +25,12 @@ def own_dataset_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="module")
 def dataset_folder(tmp_path_factory) -> Path:
     """C²-Syn of three requests of the seed set."""
-    from c2_syn import SynthesisSettings, export, synthesize
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
+    from course_correction.synthesis.run import synthesize
 
     folder = tmp_path_factory.mktemp("c2-syn")
-    settings = SynthesisSettings(max_requests=NUM_GROUPS, output_dir=str(folder / "run"))
-    export(synthesize(settings), folder / "export", settings)
+    settings = C2SynSettings(max_requests=NUM_GROUPS, output_dir=str(folder / "run"))
+    export_c2_syn(synthesize(settings), folder / "export", settings)
     return folder / "export"
 
 

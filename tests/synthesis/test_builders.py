@@ -1,4 +1,4 @@
-"""The `datasets` builders, and exports of ranked groups: the same rows by either way, and whole groups or nothing."""
+"""Laws of the `datasets` builders and of exports: both give the same rows, and refuse incomplete groups."""
 
 import json
 import random
@@ -76,10 +76,10 @@ def build_syn(groups_file: Path, config_name: str, cache: Path) -> list[dict]:
 
 @pytest.fixture
 def exported(tmp_path, groups_file) -> Path:
-    from c2_syn import SynthesisSettings, export
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 
     (groups_file.parent / "selection.json").write_text('{"kept": 7, "dropped": {}}')
-    export(groups_file, tmp_path / "export", SynthesisSettings())
+    export_c2_syn(groups_file, tmp_path / "export", C2SynSettings())
     return tmp_path / "export"
 
 
@@ -121,6 +121,17 @@ def test_an_edited_groups_file_is_not_served_from_a_stale_cache(groups_file, gro
     assert build_syn(groups_file, "ranked", cache) == edited
 
 
+@pytest.mark.parametrize("module", ["export", "ranked_groups", "sources"])
+def test_an_edited_module_that_makes_the_rows_is_not_served_from_a_stale_cache(module, tmp_path, monkeypatch):
+    from course_correction.synthesis import builders
+
+    before = builders._digest()
+    edited = tmp_path / "edited.py"
+    edited.write_text(f"# Another {module}.\n")
+    monkeypatch.setattr(getattr(builders, module), "__file__", str(edited))
+    assert builders._digest() != before
+
+
 def test_two_groups_files_with_the_same_name_do_not_share_a_cache(groups, tmp_path):
     first = write_groups(tmp_path / "a" / "groups.jsonl", groups[:2])
     second = write_groups(tmp_path / "b" / "groups.jsonl", groups[2:4])
@@ -129,7 +140,7 @@ def test_two_groups_files_with_the_same_name_do_not_share_a_cache(groups, tmp_pa
     assert build_syn(second, "ranked", cache) == groups[2:4]
 
 
-def test_a_missing_groups_file_is_an_error_the_user_can_mend(tmp_path):
+def test_a_missing_groups_file_is_an_error_with_a_remedy(tmp_path):
     from c2_syn import C2Syn
 
     builder = C2Syn(groups_file=tmp_path / "none" / "groups.jsonl", cache_dir=str(tmp_path / "cache"))
@@ -156,8 +167,8 @@ def test_a_group_that_synthesis_dropped_is_left_out(groups, tmp_path):
         ({"correction_starts": [0, 0, 1, 2, 3, -1]}, "does not fit the safe response"),
     ],
 )
-def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, message, groups, tmp_path):
-    from course_correction.synthesis.builders import read_groups
+def test_an_incomplete_group_is_refused_by_line_without_its_text(change, message, groups, tmp_path):
+    from course_correction.synthesis.export import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [groups[0], {**groups[1], **change}])
     with pytest.raises(UsageError, match=message) as error:
@@ -167,7 +178,7 @@ def test_a_group_that_is_not_whole_is_refused_by_line_without_its_text(change, m
 
 
 def test_a_group_that_lacks_a_column_is_refused(groups, tmp_path):
-    from course_correction.synthesis.builders import read_groups
+    from course_correction.synthesis.export import read_groups
 
     file = write_groups(tmp_path / "groups.jsonl", [{k: v for k, v in groups[0].items() if k != "triggers"}])
     with pytest.raises(UsageError, match="lacks triggers"):
@@ -175,26 +186,26 @@ def test_a_group_that_lacks_a_column_is_refused(groups, tmp_path):
 
 
 def test_exporting_nothing_is_refused_and_leaves_no_file(tmp_path):
-    from c2_syn import SynthesisSettings, export
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 
     file = write_groups(tmp_path / "groups.jsonl", [{"request_id": "x", "dropped": "empty_continuation"}])
-    with pytest.raises(UsageError, match="nothing to export"):
-        export(file, tmp_path / "export", SynthesisSettings())
+    with pytest.raises(UsageError, match="there is no row"):
+        export_c2_syn(file, tmp_path / "export", C2SynSettings())
     assert [path for path in (tmp_path / "export").rglob("*") if path.is_file()] == []
 
 
 def test_an_export_that_fails_leaves_the_earlier_one_as_it_was(groups, exported, tmp_path):
-    from c2_syn import SynthesisSettings, export
+    from course_correction.hub.dataset_exports import C2SynSettings, export_c2_syn
 
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
     broken = write_groups(tmp_path / "groups.jsonl", [*groups, {**groups[0], "responses": []}])
     with pytest.raises(UsageError):
-        export(broken, exported, SynthesisSettings())
+        export_c2_syn(broken, exported, C2SynSettings())
     assert {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()} == before
 
 
 def test_exporting_again_replaces_the_shards_of_a_larger_export(groups, tmp_path):
-    from course_correction.synthesis.builders import SYN_SCHEMAS, syn_tables, write_shards
+    from course_correction.synthesis.export import SYN_SCHEMAS, syn_tables, write_shards
 
     large = write_groups(tmp_path / "large.jsonl", [make_group(f"g-{number}", ["pencil"]) for number in range(1200)])
     small = write_groups(tmp_path / "small.jsonl", groups[:2])
@@ -207,7 +218,7 @@ def test_exporting_again_replaces_the_shards_of_a_larger_export(groups, tmp_path
 
 
 def test_the_six_texts_of_a_group_are_stored_about_once_in_the_pairs(tmp_path):
-    from course_correction.synthesis.builders import SYN_SCHEMAS, syn_tables, write_shards
+    from course_correction.synthesis.export import SYN_SCHEMAS, syn_tables, write_shards
 
     random_source = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -247,11 +258,3 @@ def test_the_eval_builder_refuses_a_file_with_another_checksum(tmp_path):
     builder = C2Eval(config_name="pku500", pku500_file=str(file), cache_dir=str(tmp_path / "cache"))
     with pytest.raises(UsageError, match="sha256"):
         builder.download_and_prepare()
-
-
-def test_what_fails_in_the_benchmarks_own_process_is_one_line_here() -> None:
-    from benchmarks.bench_export import apart
-    from course_correction.synthesis.reference_items import fetch_pku500
-
-    with pytest.raises(UsageError, match="There is no file nowhere"):
-        apart(fetch_pku500, "nowhere")

@@ -1,4 +1,4 @@
-"""Laws of cutting a harmful response and of the texts put around it."""
+"""Laws of cuts, openers and triggers."""
 
 import random
 import subprocess

@@ -1,4 +1,4 @@
-"""Evaluation items: read from either schema, and the 500 pinned ones fetched once and checked at every use."""
+"""Laws of evaluation items: two schemas are read; the 500 pinned items are fetched once and checked at each use."""
 
 import json
 import urllib.error

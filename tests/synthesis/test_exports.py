@@ -1,4 +1,4 @@
-"""The two exports that are committed: they equal fresh ones, load by name, and no cache takes another for them."""
+"""Laws of the two committed exports: they equal fresh ones, load by name, and no cache serves another export for them."""
 
 import json
 import os
@@ -8,23 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from c2_syn import SynthesisSettings, export, synthesize
+from course_correction.hub.dataset_exports import C2EvalSettings, C2SynSettings, export_c2_eval, export_c2_syn
+from course_correction.synthesis.run import synthesize
 from tests.support.rows import ROOT, read_parquet
 
 
 @pytest.fixture(scope="module")
 def fresh_export(tmp_path_factory) -> Path:
     """Both seed exports, made anew by the committed recipe."""
-    import c2_eval
-    import c2_syn
     from course_correction.base.settings import parse_settings
 
     folder = tmp_path_factory.mktemp("fresh")
     recipe = ROOT / "recipes" / "smollm2-135m" / "c2_syn.yaml"
     arguments = ["--config", str(recipe), "--output_dir", str(folder / "run"), "--export_dir", str(folder / "c2-syn")]
-    (settings,) = parse_settings([c2_syn.SynthesisSettings], arguments)
-    c2_syn.export(c2_syn.synthesize(settings), Path(settings.export_dir), settings)
-    c2_eval.export(c2_eval.ItemSettings(export_dir=str(folder / "c2-eval")))
+    (settings,) = parse_settings([C2SynSettings], arguments)
+    export_c2_syn(synthesize(settings), Path(settings.export_dir), settings)
+    export_c2_eval(folder / "c2-eval", C2EvalSettings())
     return folder
 
 
@@ -90,9 +89,9 @@ def test_another_export_of_the_same_folder_name_is_not_served_from_the_cache(tmp
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
     counts = []
     for number in (3, 5):
-        settings = SynthesisSettings(max_requests=number, output_dir=str(tmp_path / f"run{number}"))
+        settings = C2SynSettings(max_requests=number, output_dir=str(tmp_path / f"run{number}"))
         folder = tmp_path / f"place{number}" / "export"
-        export(synthesize(settings), folder, settings)
+        export_c2_syn(synthesize(settings), folder, settings)
         shown = subprocess.run(
             [sys.executable, "-c", script, str(folder)], env=environment, capture_output=True, text=True, check=True
         ).stdout
@@ -100,14 +99,14 @@ def test_another_export_of_the_same_folder_name_is_not_served_from_the_cache(tmp
     assert counts == [(3, 45), (5, 75)]
 
 
-def test_training_reads_the_folder_it_is_given_though_another_of_that_name_was_read_before(tmp_path):
+def test_training_reads_the_given_folder_after_another_of_the_same_name(tmp_path):
     from course_correction.training.data import TrainingData, load_rows
 
     counts = []
     for number in (3, 5):
-        settings = SynthesisSettings(max_requests=number, output_dir=str(tmp_path / f"run{number}"))
+        settings = C2SynSettings(max_requests=number, output_dir=str(tmp_path / f"run{number}"))
         folder = tmp_path / f"place{number}" / "export"
-        export(synthesize(settings), folder, settings)
+        export_c2_syn(synthesize(settings), folder, settings)
         card = folder / "README.md"
         card.write_text("\n".join(line for line in card.read_text().splitlines() if "version: 1.0." not in line))
         counts.append(load_rows(TrainingData(dataset_name=str(folder)), "grouped").num_rows)

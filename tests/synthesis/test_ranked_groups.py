@@ -1,4 +1,4 @@
-"""Laws of ranked groups and of the fifteen pairs in one."""
+"""Laws of ranked groups and of their fifteen pairs."""
 
 from typing import Any
 
@@ -129,7 +129,7 @@ def test_correction_starts_point_at_the_trigger(number: int) -> None:
     check_ranked_group(group, "here")
 
 
-def test_a_correction_start_is_found_behind_the_prefix_even_where_the_prefix_holds_the_trigger() -> None:
+def test_a_correction_starts_after_the_prefix_even_if_the_prefix_contains_the_trigger() -> None:
     trigger = "But let me be clear:"
     pair = SourcePair("r", "How?", f"{trigger} one, two, three, four, five.", "test")
     initial = [

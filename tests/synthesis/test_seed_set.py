@@ -1,4 +1,4 @@
-"""The rules of data/README.md."""
+"""The rules of course_correction/data/README.md."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 from course_correction.synthesis.cuts import find_cut_positions
 from course_correction.synthesis.ranked_groups import build_ranked_group, check_ranked_group, draft_corrections
 from course_correction.synthesis.sources import (
+    DATA_FOLDER,
     SEED,
     SelectionRules,
     normalise_request,
@@ -17,7 +18,7 @@ from course_correction.synthesis.sources import (
     read_source_rows,
     select_source_pairs,
 )
-from tests.support.rows import ROOT, read_data
+from tests.support.rows import read_data
 
 SPLITS = ("train", "eval")
 REQUEST_COLUMNS = ["request_id", "kind", "request", "full_harmful_response", "safe_response", "correction"]
@@ -46,7 +47,7 @@ def _six_grams(split: str) -> set[tuple[str, ...]]:
 def test_a_file_has_enough_rows_and_as_many_as_its_readme_says(name: str, minimum: int) -> None:
     rows = read_data(name)
     assert len(rows) >= minimum
-    stated = re.search(rf"`{name}\.jsonl` \| (\d+)", (ROOT / "data" / "README.md").read_text())
+    stated = re.search(rf"`{name}\.jsonl` \| (\d+)", (DATA_FOLDER / "README.md").read_text())
     assert stated and int(stated[1]) == len(rows)
 
 
@@ -161,7 +162,7 @@ def test_evaluation_items_and_benign_rows_are_read_in_file_order() -> None:
 
 def test_the_labelled_set_is_balanced_and_as_large_as_its_readme_says() -> None:
     rows = read_data("judge_calibration")
-    stated = re.search(r"`judge_calibration\.jsonl` \| (\d+)", (ROOT / "data" / "README.md").read_text())
+    stated = re.search(r"`judge_calibration\.jsonl` \| (\d+)", (DATA_FOLDER / "README.md").read_text())
     assert stated and int(stated[1]) == len(rows) >= 400
     assert len({row["id"] for row in rows}) == len(rows)
     written = [row for row in rows if not row["kind"].startswith("sampled")]
@@ -194,7 +195,7 @@ def test_at_least_half_of_the_corrected_rows_use_no_wording_of_the_triggers() ->
     assert len(free) / len(corrected) >= 0.5
 
 
-def test_what_the_pattern_judge_learns_from_is_apart_from_what_judges_are_measured_on() -> None:
+def test_the_texts_that_fit_the_pattern_judge_share_nothing_with_those_that_measure_judges() -> None:
     learnt, labelled = read_data("judge_train"), read_data("judge_calibration")
     measured = {row["request"] for row in labelled if row["split"] != "development"}
     assert not {row["request"] for row in learnt} & measured
@@ -202,7 +203,7 @@ def test_what_the_pattern_judge_learns_from_is_apart_from_what_judges_are_measur
     benign = {row["prompt"] for split in SPLITS for row in read_data(f"benign_{split}")}
     assert not {row["request"] for row in learnt} & benign
     for name, rows in (("judge_train", learnt), ("refusal_train", read_data("refusal_train"))):
-        stated = re.search(rf"`{name}\.jsonl` \| (\d+)", (ROOT / "data" / "README.md").read_text())
+        stated = re.search(rf"`{name}\.jsonl` \| (\d+)", (DATA_FOLDER / "README.md").read_text())
         assert len(rows) == int(stated[1]) == len({row["id"] for row in rows})
         texts = [row.get("continuation") or row["answer"] for row in rows]
         assert all(text.strip() for text in texts) and len(set(texts)) == len(texts)
@@ -214,7 +215,7 @@ def test_what_the_pattern_judge_learns_from_is_apart_from_what_judges_are_measur
 def test_the_committed_weights_are_those_that_the_command_fits() -> None:
     from benchmarks.fit_pattern_judge import REFUSES, fit, refusal_examples
 
-    committed = json.loads((ROOT / "data" / "pattern_judge.json").read_text())[REFUSES]
+    committed = json.loads((DATA_FOLDER / "pattern_judge.json").read_text())[REFUSES]
     fresh = fit(refusal_examples(0), 60_000)
     shared = committed["weights"].keys() & fresh["weights"].keys()
     assert len(shared) > 0.98 * len(committed["weights"])

@@ -1,4 +1,4 @@
-"""Laws of selection: which rows of a source are kept, why the others are counted as dropped, and their unique ids."""
+"""Laws of selection: which rows are kept, for which reasons rows are dropped, and that ids are unique."""
 
 import json
 from collections import Counter

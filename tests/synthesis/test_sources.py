@@ -1,4 +1,4 @@
-"""Laws of sources: which rows are read, from which files and revisions, and what is said of those that cannot be."""
+"""Laws of sources: which rows are read, from which files and revisions, and which errors name unreadable ones."""
 
 from collections.abc import Iterator
 from pathlib import Path

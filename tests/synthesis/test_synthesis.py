@@ -1,19 +1,21 @@
-"""Laws of synthesis: the same bytes however it was stopped, and nothing that depends on order."""
+"""Laws of synthesis: a stopped run ends with the same bytes, and no text depends on the order of the rows."""
 
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import c2_syn
-from c2_syn import SynthesisSettings, synthesize
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
 from course_correction.base.resumable_rows import UnitFile
 from course_correction.synthesis.ranked_groups import check_ranked_group
+from course_correction.synthesis.run import synthesize
+from course_correction.synthesis.settings import SynthesisSettings
 from tests.support.rows import ROOT, as_pku_row, read_data, write_rows
 
 NUM_REQUESTS = 7
@@ -78,13 +80,13 @@ def test_a_resumed_run_of_the_written_teacher_writes_the_same_bytes(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.77, 0.999])
-def test_a_run_torn_at_any_byte_writes_the_same_bytes(tmp_path: Path, written_bytes: bytes, share: float) -> None:
+def test_a_run_cut_off_at_any_byte_writes_the_same_bytes(tmp_path: Path, written_bytes: bytes, share: float) -> None:
     groups_file = synthesize(_written(tmp_path))
     groups_file.write_bytes(written_bytes[: int(len(written_bytes) * share)])
     assert synthesize(_written(tmp_path)).read_bytes() == written_bytes
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path: Path, written_bytes: bytes) -> None:
+def test_a_finished_run_is_not_changed(tmp_path: Path, written_bytes: bytes) -> None:
     groups_file = synthesize(_written(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert synthesize(_written(tmp_path)) == groups_file
@@ -96,7 +98,7 @@ def test_the_size_of_a_unit_changes_no_byte(tmp_path: Path, written_bytes: bytes
     assert synthesize(_written(tmp_path, requests_per_unit=3)).read_bytes() == written_bytes
 
 
-def test_written_groups_are_whole_and_say_what_was_written(written_bytes: bytes) -> None:
+def test_written_groups_are_complete_and_hold_the_written_texts(written_bytes: bytes) -> None:
     groups = [json.loads(line) for line in written_bytes.splitlines()]
     rows = {row["request_id"]: row for row in read_data("requests_train")}
     assert [group["request_id"] for group in groups] == list(rows)[:NUM_REQUESTS]
@@ -112,7 +114,7 @@ def test_written_groups_are_whole_and_say_what_was_written(written_bytes: bytes)
         assert (group["teacher"], group["source"]) == ("written", "seed")
 
 
-def test_another_seed_draws_otherwise(tmp_path: Path, written_bytes: bytes) -> None:
+def test_another_seed_gives_other_groups(tmp_path: Path, written_bytes: bytes) -> None:
     assert synthesize(_written(tmp_path, seed=1)).read_bytes() != written_bytes
 
 
@@ -123,6 +125,14 @@ def test_a_run_under_other_settings_is_refused_with_the_difference_and_changes_n
     with pytest.raises(UsageError, match="seed: 0 there, 1 now"):
         synthesize(_written(tmp_path, seed=1))
     assert groups_file.read_bytes() == written_bytes
+
+
+def test_run_json_records_all_settings_but_folders_and_limits_of_calls(tmp_path: Path) -> None:
+    synthesize(_written(tmp_path))
+    kept = json.loads((tmp_path / "run.json").read_text())["c2_syn"]["settings"]
+    names = {field.name for field in fields(SynthesisSettings)}
+    assert names - kept.keys() == {"output_dir", "export_dir", "max_parallel_calls", "call_timeout"}
+    assert kept.keys() - names == {"pairs_digest"}
 
 
 def test_a_source_that_changed_under_the_same_name_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -154,7 +164,7 @@ def test_a_resumed_run_of_a_model_writes_the_same_bytes(
     assert _synthesize_stopped(monkeypatch, settings, units).read_bytes() == model_bytes
 
 
-def test_a_run_of_a_model_torn_inside_a_unit_writes_the_same_bytes(
+def test_a_run_of_a_model_cut_off_inside_a_unit_writes_the_same_bytes(
     tmp_path: Path, model_bytes: bytes, tiny_model_folder: Path
 ) -> None:
     settings = _by_model(tmp_path, tiny_model_folder, temperature=0.9, top_p=0.9)
@@ -164,7 +174,7 @@ def test_a_run_of_a_model_torn_inside_a_unit_writes_the_same_bytes(
     assert groups_file.with_name("groups.jsonl.quarantined").exists()
 
 
-def test_every_line_of_a_model_is_a_whole_group_or_says_why_it_was_dropped(
+def test_every_line_of_a_model_is_a_complete_group_or_has_the_reason_for_dropping(
     model_bytes: bytes, tiny_model_folder: Path
 ) -> None:
     lines = [json.loads(line) for line in model_bytes.splitlines()]
@@ -183,16 +193,16 @@ def test_every_line_of_a_model_is_a_whole_group_or_says_why_it_was_dropped(
             assert corrective.startswith(trigger) and len(corrective) > len(trigger)
 
 
-def test_what_no_model_wrote_is_the_same_in_another_row_order(tmp_path: Path, tiny_model_folder: Path) -> None:
+def test_texts_that_no_model_writes_do_not_depend_on_the_row_order(tmp_path: Path, tiny_model_folder: Path) -> None:
     rows = [as_pku_row(row) for row in read_data("requests_train")[:NUM_REQUESTS]]
-    found = []
+    groups_by_order = []
     for name, ordered in (("forward", rows), ("backward", rows[::-1])):
         # The same file name, so that `source` is equal too.
         (tmp_path / name).mkdir()
         source = write_rows(tmp_path / "rows.jsonl", ordered)
         groups_file = synthesize(_by_model(tmp_path / name, tiny_model_folder, source))
-        found.append([group for group in read_jsonl(groups_file) if "dropped" not in group])
-    forward, backward = found
+        groups_by_order.append([group for group in read_jsonl(groups_file) if "dropped" not in group])
+    forward, backward = groups_by_order
     assert len(forward) >= NUM_REQUESTS - 2
     assert [group["request_id"] for group in backward] == [group["request_id"] for group in forward][::-1]
     for one, other in zip(forward, backward[::-1], strict=True):
@@ -204,7 +214,7 @@ def test_what_no_model_wrote_is_the_same_in_another_row_order(tmp_path: Path, ti
             assert one["responses"][rank][:end] == other["responses"][rank][:end]
 
 
-def test_repeated_rows_are_no_obstacle_to_resuming_where_requests_may_repeat(
+def test_a_run_with_repeated_rows_resumes_if_requests_may_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model_folder: Path
 ) -> None:
     rows = [as_pku_row(row) for row in read_data("requests_train")[:3]]
@@ -225,7 +235,7 @@ def test_a_misspelt_exclusion_is_one_line_that_names_it(tmp_path: Path, source: 
         synthesize(_written(tmp_path, exclude_requests_from=[source]))
 
 
-def test_the_builder_is_had_from_the_script_module() -> None:
+def test_the_builder_is_imported_from_the_script_module() -> None:
     from course_correction.synthesis.builders import C2Syn
 
     assert c2_syn.C2Syn is C2Syn

@@ -1,4 +1,4 @@
-"""What synthesis refuses, in one line: settings outside their range, and commands that a user can mend."""
+"""Laws of refusals by synthesis: wrong settings and commands are errors of one line."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from c2_syn import SynthesisSettings
 from course_correction.base.errors import UsageError
+from course_correction.synthesis.settings import SynthesisSettings
 from tests.support.rows import ROOT
 
 
@@ -65,7 +65,7 @@ def command_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_a_user_can_mend_is_one_line_on_stderr_and_exit_status_2(
+def test_a_wrong_command_is_one_line_on_stderr_and_exit_status_2(
     command_results: dict[str, tuple[int, str, str]], name: str
 ) -> None:
     status, out, err = command_results[name]

@@ -95,10 +95,12 @@ def test_shared_tokens_count_in_every_path_that_holds_them():
 
 
 def _groups(count: int) -> list[dict[str, Any]]:
-    from c2_syn import SynthesisSettings, _written_teacher, select_pairs
+    from course_correction.synthesis.run import select_pairs
+    from course_correction.synthesis.settings import SynthesisSettings
+    from course_correction.synthesis.teachers import written_teacher
 
     options = SynthesisSettings(max_requests=count)
-    return _written_teacher(options)[0](select_pairs(options)[0])
+    return written_teacher(options).write_groups(select_pairs(options).pairs)
 
 
 @pytest.mark.parametrize("positions", [3, 150])

@@ -42,17 +42,19 @@ def _short_group() -> dict[str, Any]:
     """Make a group whose log-probabilities are small: float32 keeps seven digits of their sums."""
     from dataclasses import replace
 
-    from c2_syn import SynthesisSettings, _written_teacher, select_pairs
+    from course_correction.synthesis.run import select_pairs
+    from course_correction.synthesis.settings import SynthesisSettings
+    from course_correction.synthesis.teachers import written_teacher
 
     options = SynthesisSettings(max_requests=1, opener_rate=0.0)
     pair = replace(
-        select_pairs(options)[0][0],
+        select_pairs(options).pairs[0],
         request="How do I keep it?",
         full_harmful_response="Take it early, hide it well, look calm, say little, then go home.",
         safe_response="I won't help with that.",
         correction="it is theirs.",
     )
-    return _written_teacher(options)[0]([pair])[0]
+    return written_teacher(options).write_groups([pair])[0]
 
 
 def _trainers(
