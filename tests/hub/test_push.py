@@ -176,8 +176,6 @@ def test_datasets_of_the_hub_are_mixed_at_the_given_revision(hub, machine, other
     assert hub.commits("dataset", "me/c2-syn")[0][0] != first
     code = """
 from course_correction.base.errors import UsageError
-from course_correction.evaluation.run import evaluate
-from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.training.data import TrainingData, load_rows
 def count(*mixed):
     try:
