@@ -119,7 +119,7 @@ def train(
     import yaml
 
     from course_correction.generation.offline_models import base_model_id
-    from course_correction.hub.cards import write_model_card
+    from course_correction.hub.model_card import write_model_card
     from course_correction.hub.push import HubRepo
     from course_correction.hub.push_training import (
         PushCheckpoints,

@@ -20,7 +20,8 @@ from transformers import TrainerCallback
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.redaction import public_json
-from course_correction.hub.push import HubRepo, one_line, open_repo, patiently, push, read_file
+from course_correction.hub.client import one_line, with_retries
+from course_correction.hub.push import HubRepo, open_repo, push, read_file
 from course_correction.hub.push_evaluation import carry_over
 
 logger = logging.getLogger(__name__)
@@ -195,12 +196,12 @@ def fetch_checkpoint(repo_id: str, folder: Path) -> Path | None:
 def _fetch(repo_id: str, folder: Path) -> Path | None:
     from huggingface_hub import HfApi, snapshot_download
 
-    names = patiently(lambda: HfApi().list_repo_files(repo_id), "looking for a checkpoint on the Hub")
+    names = with_retries(lambda: HfApi().list_repo_files(repo_id), "looking for a checkpoint on the Hub")
     if f"{LAST_CHECKPOINT}/trainer_state.json" not in names:
         return None
     logger.info(f"Fetching {LAST_CHECKPOINT} of {repo_id}")
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        patiently(
+        with_retries(
             lambda: snapshot_download(repo_id, allow_patterns=f"{LAST_CHECKPOINT}/*", local_dir=temporary),
             "fetching the checkpoint",
         )

@@ -162,7 +162,7 @@ def test_the_card_holds_no_request_or_response(trained, dataset_folder):
 @pytest.mark.parametrize("adapter", [True, False])
 def test_the_card_of_a_trained_smollm2_states_hub_id_and_licence(adapter, trained, tmp_path):
     from course_correction.generation.offline_models import base_model_id
-    from course_correction.hub.cards import write_model_card
+    from course_correction.hub.model_card import write_model_card
 
     base_model, licence = base_model_id("smollm2-135m")
     facts = json.loads((trained / "train_metrics.json").read_text()) | {"adapter": adapter}
