@@ -91,8 +91,8 @@ def train_variant(settings: AblationSettings, variant: str, budget: str, seed: i
     from transformers import TrainerCallback
     from trl import DPOConfig, ModelConfig
 
-    from course_correction.training.data import TrainingData
-    from train_dpo import ObjectiveSettings, build_trainer
+    from course_correction.training.run import build_trainer
+    from course_correction.training.settings import ObjectiveSettings, TrainingData
 
     recipe, terms = VARIANTS[settings.compare][variant]
     pairwise = recipe.name == "pairwise_dpo.yaml"

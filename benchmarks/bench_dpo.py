@@ -63,8 +63,8 @@ def make_trainer(kind: str, settings: BenchSettings, folder: Path) -> tuple[Any,
     from course_correction.generation.loading import keep_freed_memory, load_tokenizer
     from course_correction.generation.offline_models import resolve_model_name
     from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
+    from course_correction.training.settings import ObjectiveSettings
     from course_correction.training.trainer import GroupedDPOTrainer
-    from train_dpo import ObjectiveSettings
 
     keep_freed_memory()
     synthesis = SynthesisSettings(max_requests=settings.rounds + 1)

@@ -85,7 +85,7 @@ def parse_script(script: str, arguments: list[str]) -> None:
         from trl import DPOConfig, ModelConfig
 
         from course_correction.training.data import TrainingData
-        from train_dpo import ObjectiveSettings
+        from course_correction.training.settings import ObjectiveSettings
 
         parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])
     else:

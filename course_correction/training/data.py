@@ -2,49 +2,17 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.synthesis.ranked_groups import RANKED_SCHEMA, check_ranked_group
-from course_correction.synthesis.sources import SEED, normalise_request, read_benign_rows, read_eval_items
+from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_eval_items
+from course_correction.training.settings import TrainingData
 
 CONFIGS = {"grouped": "ranked", "pairwise": "pairs"}
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
-
-
-@dataclass
-class TrainingData:
-    """Which rows are trained on."""
-
-    dataset_name: str = field(default="c2-syn", metadata={"help": "Hub id or folder of C²-Syn"})
-    dataset_split: str = field(default="train", metadata={"help": "its split"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
-    mix_with: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "more folders or Hub ids (a revision behind an @) of C²-Syn to train on together; one named twice "
-            "counts twice"
-        },
-    )
-    held_out: list[str] = field(
-        default_factory=lambda: [SEED],
-        metadata={"help": "C²-Eval sources (seed, pku500, files): training on one of their requests is refused"},
-    )
-    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only, of each dataset"})
-    drop_long_rows: bool = field(
-        default=False, metadata={"help": "drop rows longer than max_length, with a count, instead of refusing"}
-    )
-    retention_file: str | None = field(
-        default=None, metadata={"help": "JSONL of benign prompt and response; the seed set's without it"}
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.max_groups is not None and self.max_groups < 1:
-            raise UsageError(f"max_groups is {self.max_groups}, but must be at least 1.")
 
 
 def load_rows(data: TrainingData, objective: str) -> Any:

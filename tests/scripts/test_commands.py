@@ -65,7 +65,9 @@ def test_help_names_every_setting_of_the_script(script):
         "eval.py": ["EvaluationSettings"],
         "train_dpo.py": ["TrainingData", "ObjectiveSettings"],
     }
-    module = importlib.import_module(script.removesuffix(".py"))
+    module = importlib.import_module(
+        "course_correction.training.settings" if script == "train_dpo.py" else script.removesuffix(".py")
+    )
     text = run(script, "--help").stdout
     for name in names[script]:
         for field in dataclasses.fields(getattr(module, name)):

@@ -13,7 +13,7 @@ from tests.support.rows import ROOT
 from tests.support.training import ON_CPU
 
 SETTINGS = {"c2_syn": "SynthesisSettings", "c2_eval": "EvaluationSettings", "dpo": "TrainingData"}
-MODULES = {"c2_syn": "c2_syn", "c2_eval": "eval", "dpo": "train_dpo"}
+MODULES = {"c2_syn": "c2_syn", "c2_eval": "eval", "dpo": "course_correction.training.settings"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -32,7 +32,7 @@ def settings_classes(stage: str) -> list[type]:
     if stage == "dpo":
         from trl import DPOConfig, ModelConfig
 
-        from train_dpo import ObjectiveSettings
+        from course_correction.training.settings import ObjectiveSettings
 
         classes += [ObjectiveSettings, DPOConfig, ModelConfig]
     return classes
