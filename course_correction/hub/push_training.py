@@ -4,6 +4,8 @@ The trainer's own pushes are not used: their card is wrong for adapters, and `tr
 machine.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import json
 import logging
@@ -12,7 +14,7 @@ import shutil
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
@@ -22,6 +24,11 @@ from course_correction.base.files import write_json
 from course_correction.base.redaction import public_json
 from course_correction.hub.push import HubRepo, one_line, open_repo, patiently, push, read_file
 from course_correction.hub.push_evaluation import carry_over
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import HubStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +44,8 @@ _NEVER = ("training_args.bin", "README.md")
 _REWRITTEN = ("adapter_config.json", "config.json", "trainer_state.json", "train_metrics.json", "run.json")
 
 
-def open_model_repo(training: Any) -> HubRepo:
-    """Return the repository that a `DPOConfig` names. It is created if it does not exist, private by default.
+def open_model_repo(training: TrainingArguments) -> HubRepo:
+    """Return the repository that a training's settings name. It is created if it does not exist, private by default.
 
     Raises:
         UsageError: If none is named, the token may not write, or the settings hold a token.
@@ -95,13 +102,13 @@ class PushCheckpoints(TrainerCallback):
     checkpoint under its own name.
     """
 
-    def __init__(self, repo: HubRepo, strategy: str, base_model: str) -> None:
+    def __init__(self, repo: HubRepo, strategy: HubStrategy | str, base_model: str) -> None:
         """Take the repository, one of the strategies of transformers, and the base model's Hub id."""
         self.repo, self.strategy, self.base_model = repo, str(getattr(strategy, "value", strategy)), base_model
         self._worker = concurrent.futures.ThreadPoolExecutor(1)
-        self._running: concurrent.futures.Future | None = None
+        self._running: concurrent.futures.Future[None] | None = None
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Push the checkpoint of this step, unless the last push is still running."""
         if self.strategy == "end":
             return
@@ -161,7 +168,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def find_checkpoint(wanted: str | None, folder: Path, repo: HubRepo | None, accelerator: Any) -> str | None:
+def find_checkpoint(wanted: str | None, folder: Path, repo: HubRepo | None, accelerator: Accelerator) -> str | None:
     """Return the checkpoint to resume from, or None to start at the beginning.
 
     Args:
