@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import torch
 
 from course_correction.base.errors import UsageError
+from course_correction.generation.padding import pad_rows
 from course_correction.synthesis.triggers import ends_clause
 from course_correction.training.settings import ObjectiveSettings
 from course_correction.training.tree import PackedGroup, ancestor_mask, pack_group
@@ -246,22 +247,14 @@ class GroupCollator:
 
     def _pad_trees(self, groups: list[PackedGroup]) -> dict[str, torch.Tensor]:
         size = max(len(group.token_ids) for group in groups)
-        ids = torch.full((len(groups), size), self.pad_token_id)
-        positions = torch.zeros(len(groups), size, dtype=torch.long)
-        parents = torch.zeros(len(groups), size, dtype=torch.long)
-        for row, group in enumerate(groups):
-            ids[row, : len(group.token_ids)] = torch.tensor(group.token_ids)
-            positions[row, : len(group.token_ids)] = torch.tensor(group.positions)
-            parents[row, : len(group.token_ids)] = torch.tensor(group.parents).clamp(min=0)
+        ids = pad_rows([group.token_ids for group in groups], self.pad_token_id)
+        positions = pad_rows([group.positions for group in groups])
+        parents = pad_rows([group.parents for group in groups]).clamp(min=0)
         mask = torch.stack([ancestor_mask(group.parents, size) for group in groups])[:, None]
         return {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "parents": parents}
 
     def _pad_side_rows(self, rows: list[SideRow]) -> dict[str, torch.Tensor]:
-        size = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), size), self.pad_token_id)
-        kinds = torch.zeros(len(rows), size, dtype=torch.long)
-        for row, (tokens, row_kinds) in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            # The logits before a token predict it, so its kind moves to them.
-            kinds[row, : len(tokens) - 1] = torch.tensor(row_kinds[1:])
+        ids = pad_rows([tokens for tokens, _ in rows], self.pad_token_id)
+        # The logits before a token predict it, so its kind moves to them.
+        kinds = pad_rows([[*row_kinds[1:], NO_TRANSITION] for _, row_kinds in rows])
         return {"side_ids": ids, "side_kinds": kinds}

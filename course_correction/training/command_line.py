@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SETTINGS_OF_TRL = (
-    "Further settings: every field of trl.DPOConfig (beta, learning_rate, max_length, max_steps, output_dir, ...) and of "
-    "trl.ModelConfig (model_name_or_path, use_peft, lora_r, load_in_4bit, ...)."
-)
+_SETTINGS_OF_TRL = """
+The settings of TRL apply too: every field of trl.DPOConfig (output_dir, beta, learning_rate, max_length, max_steps, ...) and
+of trl.ModelConfig (model_name_or_path, use_peft, lora_r, load_in_4bit, ...).
+"""
 
 Settings = tuple[TrainingData, ObjectiveSettings, "DPOConfig", "ModelConfig"]
 
@@ -40,7 +40,7 @@ def parse_command_line(description: str, arguments: Sequence[str] | None = None)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words or "-h" in words:
         # TRL's settings take seconds to import, so --help lists those of this project and names TRL's.
-        parse_settings([TrainingData, ObjectiveSettings], ["--help"], f"{description}\n{_SETTINGS_OF_TRL}")
+        parse_settings([TrainingData, ObjectiveSettings], ["--help"], description + _SETTINGS_OF_TRL)
     _silence_libraries()
     import torch
     from trl import DPOConfig, ModelConfig

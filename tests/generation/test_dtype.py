@@ -65,9 +65,9 @@ def test_the_report_names_the_dtype_that_was_taken(has_bfloat16, tiny_model_fold
 @pytest.mark.parametrize(
     ("recipe", "command", "kept"),
     [("", [], None), ("bf16: true\n", [], True), ("", ["--bf16", "true"], True), ("", ["--bf16=false"], False)],
-    ids=["not given", "by the recipe", "on the command line", "off"],
+    ids=["unset", "by the recipe", "on the command line", "off"],
 )
-def test_training_multiplies_in_bfloat16_where_that_is_fast_or_asked_for(recipe, command, kept, has_bfloat16, tmp_path):
+def test_training_uses_bfloat16_where_that_is_fast_or_requested(recipe, command, kept, has_bfloat16, tmp_path):
     from course_correction.training.command_line import parse_command_line
 
     (tmp_path / "recipe.yaml").write_text(f"model_name_or_path: smollm2-135m\n{recipe}")
