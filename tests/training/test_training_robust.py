@@ -47,7 +47,7 @@ def test_a_checkpoint_of_other_settings_or_other_benign_rows_is_refused(parse, t
     with pytest.raises(UsageError, match="attn_implementation: None there, 'eager' now"):
         train(*parse(**options, attn_implementation="eager"))
     # Settings of TRL that this project never mentions decide the weights too.
-    with pytest.raises(UsageError, match=r"\(adam_beta2: 0.999 there, 0.9 now; neftune_noise_alpha: None there, "):
+    with pytest.raises(UsageError, match=r"\(adam_beta2: 0.999 there, 0.9 now. neftune_noise_alpha: None there, "):
         train(*parse(**options, adam_beta2=0.9, neftune_noise_alpha=5))
     with pytest.raises(UsageError, match="use_dora: False there, True now"):
         train(*parse(**options, use_dora=True))
