@@ -202,3 +202,11 @@ def test_a_model_without_a_name_or_a_chat_template_is_refused(parse, tmp_path, t
     plain.save_pretrained(tmp_path / "plain")
     with pytest.raises(UsageError, match="no chat template"):
         build_trainer(*parse(model_name_or_path=tmp_path / "plain"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("truncation_mode", "keep_end"), ("model_init_kwargs", '{"use_cache": false}')])
+def test_a_setting_of_trl_that_has_no_effect_here_is_refused_by_name(name, value, parse):
+    from course_correction.training.run import build_trainer
+
+    with pytest.raises(UsageError, match=f"{name} has no effect here"):
+        build_trainer(*parse(**{name: value}))
