@@ -132,9 +132,10 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     Raises:
         UsageError: Also at the end, with everything saved, if more than `max_unscored` of the paths have no verdict.
     """
-    from course_correction.evaluation.measure import measure, read_finished
+    from course_correction.evaluation.measure import measure
     from course_correction.hub.push_evaluation import push_evaluation
     from course_correction.judges import choice as judging
+    from course_correction.report.run_data import read_run
 
     # What would fail at the end fails now.
     ranks = Ranks()
@@ -144,7 +145,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any] | None:
     evaluation = Evaluation(settings)
     judge = judging.make_judge(settings) if ranks.is_main else None
     if settings.baseline_dir:
-        read_finished(Path(settings.baseline_dir))
+        read_run(Path(settings.baseline_dir))
     for suite in settings.suite:
         check_suite(suite, evaluation)
     start = time.monotonic()
@@ -204,8 +205,7 @@ def measure_judge(settings: EvaluationSettings) -> None:
 
 def main() -> None:
     """Evaluate and print the table."""
-    from course_correction.report.suite_tables import suites_table
-    from course_correction.report.tables import metrics_table
+    from course_correction.report.tables import metrics_table, suites_table
 
     (settings,) = parse_settings([EvaluationSettings], description=__doc__)
     if settings.calibrate:

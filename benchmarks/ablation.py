@@ -23,6 +23,7 @@ from typing import Any, Literal
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest, write_json
+from course_correction.base.markdown import markdown_table
 from course_correction.base.run_folder import library_versions, refuse_other_settings
 from course_correction.base.settings import identity_of, parse_settings, setting
 
@@ -190,19 +191,15 @@ def table(rows: dict[tuple[str, str], list[dict[str, Any]]], base: dict[str, Any
         low, mean, high = (factor * value for value in (min(values), statistics.mean(values), max(values)))
         return f"{mean:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
-    lines = [
-        "| training | budget | groups seen | Corr_mean, % | over-refusal, % | KL, nats/token |",
-        "| --- | --- | --: | --: | --: | --: |",
-        f"| none | | 0 | {100 * base['corr_mean']['value']:.1f} | {100 * base['over_refusal']['value']:.1f} | 0 |",
-    ]
+    head = ["training", "budget", "groups seen", "Corr_mean, %", "over-refusal, %", "KL, nats/token"]
+    untrained = [f"{100 * base[name]['value']:.1f}" for name in ("corr_mean", "over_refusal")]
+    lines = [["none", "", "0", *untrained, "0"]]
     for (variant, budget), runs in rows.items():
         label = f" ({statistics.mean(run['seconds'] for run in runs):.0f} s)" if budget == "time" else ""
-        lines.append(
-            f"| {variant} | equal {budget}{label} | {statistics.mean(run['groups'] for run in runs):.1f} "
-            f"| {cell([run['corr_mean'] for run in runs], 1, 100)} | {cell([run['over_refusal'] for run in runs], 1, 100)} "
-            f"| {cell([run['kl'] for run in runs], 3)} |"
-        )
-    return "\n".join(lines)
+        rates = [cell([run[name] for run in runs], 1, 100) for name in ("corr_mean", "over_refusal")]
+        groups = f"{statistics.mean(run['groups'] for run in runs):.1f}"
+        lines.append([variant, f"equal {budget}{label}", groups, *rates, cell([run["kl"] for run in runs], 3)])
+    return markdown_table(head, lines, ["left", "left", *["right"] * 4])
 
 
 def work(options: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
+from course_correction.base.markdown import markdown_table
 from course_correction.base.redaction import public_value
 from course_correction.base.run_folder import library_versions
 from course_correction.base.settings import check_values, parse_settings, setting
@@ -157,12 +158,7 @@ def probe_sizes(settings: ProbeSettings, states: dict[str, Any]) -> list[dict[st
 def table(rows: Sequence[dict[str, Any]], settings: ProbeSettings) -> str:
     """Return the Markdown table: percent found, the mean over the draws; an interval where there was one draw."""
     held_out = [name for name in ("seed items", "harmful twins", "items") if name in rows[0]]
-    lines = [
-        f"Found at {100 * settings.false_alarms:.0f}% false alarms, percent:",
-        "",
-        "| trained on: harmful | harmless | of the items' kind | " + " | ".join(held_out) + " |",
-        "| --: | --: | --: |" + " --: |" * len(held_out),
-    ]
+    lines = []
     sizes = list(dict.fromkeys((row["harmful"], row["harmless"], row["train_items"]) for row in rows))
     for size in sizes:
         same = [row for row in rows if (row["harmful"], row["harmless"], row["train_items"]) == size]
@@ -171,8 +167,10 @@ def table(rows: Sequence[dict[str, Any]], settings: ProbeSettings) -> str:
             value = 100 * sum(row[name]["value"] for row in same) / len(same)
             low, high = (100 * bound for bound in same[0][name]["ci95"])
             cells.append(f"{value:.0f}" + (f" [{low:.0f}, {high:.0f}]" if len(same) == 1 else ""))
-        lines.append(f"| {' | '.join(map(str, size))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([*size, *cells])
+    head = ["trained on: harmful", "harmless", "of the items' kind", *held_out]
+    title = f"Found at {100 * settings.false_alarms:.0f}% false alarms, percent:"
+    return f"{title}\n\n{markdown_table(head, lines, ['right'] * len(head))}"
 
 
 def main() -> None:

@@ -22,8 +22,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.settings import parse_settings, setting
 from course_correction.report.markdown import write_report
-from course_correction.report.suite_tables import suites_table
-from course_correction.report.tables import metrics_table
+from course_correction.report.tables import metrics_table, suites_table
 from course_correction.suites.choice import SUITES
 
 Command = tuple[str, ...]  # A script and its options.

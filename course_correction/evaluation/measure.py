@@ -14,9 +14,10 @@ from course_correction.base.resumable_rows import BENIGN_ANSWERS_FILE
 from course_correction.base.run_folder import RUN_FILE, library_versions
 from course_correction.judges.calibration import quote_calibration
 from course_correction.judges.pattern import find_correction, judge_refusal
-from course_correction.report.html import RunData, read_run, write_html_report
+from course_correction.report.html import write_html_report
 from course_correction.report.markdown import write_report
-from course_correction.report.suite_tables import suites_table
+from course_correction.report.run_data import RunData, path_key, read_generations, read_run, read_verdicts
+from course_correction.report.tables import suites_table
 from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import (
     PathVerdict,
@@ -85,7 +86,7 @@ def measure(
     runs, difference = {metrics["adapter"] or metrics["model"]: metrics}, None
     if settings.baseline_dir:
         baseline = Path(settings.baseline_dir)
-        before = read_finished(baseline)
+        before = read_run(baseline)
         try:
             difference = paired_difference(
                 table, read_rates(baseline, evaluation.by_id, settings.prefill_tokens), settings.seed
@@ -135,8 +136,11 @@ def read_pages(evaluation: Any, names: list[str]) -> dict[str, RunData]:
     folders = [Path(evaluation.settings.baseline_dir)] if evaluation.settings.baseline_dir else []
     pages = {}
     for name, folder in zip(names, [*folders, evaluation.folder], strict=True):
-        mode = read_finished(folder)["settings"]["prefill_mode"]
-        pages[name] = read_run(folder, evaluation.items, lambda item, k, mode=mode: evaluation.prefill_text(item, k, mode))
+        metrics = read_run(folder)
+        mode = metrics["settings"]["prefill_mode"]
+        pages[name] = RunData(
+            metrics, folder, evaluation.items, lambda item, k, mode=mode: evaluation.prefill_text(item, k, mode)
+        )
     return pages
 
 
@@ -157,37 +161,21 @@ def _about_judging(
     if quoted and corr_mean["value"] is not None:
         counts = Confusion(**quoted["sampled_counts"])
         estimate = corrected_rate(corr_mean["value"], resample_corr_mean(table, settings.seed), counts, settings.seed)
-        found["corr_mean_less_judge_errors"] = estimate
+        found["corr_mean_adjusted"] = estimate
     return found
 
 
 def _find_positions(evaluation: Any) -> Iterator[tuple[str, str, int, int]]:
     """Yield distinct request, request_id, k and tokens said before the correction, for the paths judged corrected."""
     folder, by_id = evaluation.folder, evaluation.by_id
-    corrected = {_key(row) for row in read_jsonl(folder / "verdicts.jsonl") if row["corrected"]}
+    corrected = {path_key(row) for row in read_verdicts(folder) if row["corrected"]}
     tokenizer = None
-    for row in read_jsonl(folder / "generations.jsonl"):
-        end = find_correction(row["continuation"]) if _key(row) in corrected else None
+    for row in read_generations(folder):
+        end = find_correction(row["continuation"]) if path_key(row) in corrected else None
         if end is not None:
             tokenizer = tokenizer or evaluation.tokenizer()
             tokens = len(tokenizer(row["continuation"][:end], add_special_tokens=False)["input_ids"])
             yield normalise_request(by_id[row["request_id"]]["request"]), row["request_id"], row["prefill_tokens"], tokens
-
-
-def _key(row: dict[str, Any]) -> tuple[str, int, int]:
-    return row["request_id"], row["prefill_tokens"], row["path"]
-
-
-def read_finished(folder: Path) -> dict[str, Any]:
-    """Return the metrics.json of a finished evaluation.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise UsageError(f"{folder} holds no finished evaluation (no metrics.json). Run eval.py into it first.")
-    return json.loads(path.read_text())
 
 
 def read_rates(folder: Path, by_id: dict[str, dict[str, str]], prefill_tokens: list[int]) -> RequestRates:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, write_json
+from course_correction.base.markdown import markdown_table
 from course_correction.base.run_folder import library_versions
 from course_correction.judges.majority import MajorityJudge
 from course_correction.judges.pattern import PatternJudge
@@ -104,35 +105,25 @@ def calibration_table(calibration: dict[str, Any]) -> str:
 
     parts = [split for split in SPLITS if split in calibration]
     detailed = SPLITS[1] if SPLITS[1] in calibration else parts[-1]
-    lines = [
-        f"Judge {calibration['judge']}",
-        "",
-        "| [95% interval] | " + " | ".join(parts) + " |",
-        "| --- |" + " --: |" * len(parts),
-    ]
     names = {"sensitivity": "recall (sensitivity)", "f1": "F1", "kappa": "Cohen's κ"}
-    for name in MEASURES:
-        lines.append(f"| {names.get(name, name)} | " + " | ".join(cell(calibration[part][name]) for part in parts) + " |")
-    lines.append("| unscored | " + " | ".join(f"{calibration[part]['unscored_rate']:.3f}" for part in parts) + " |")
-    lines.append("| rows | " + " | ".join(str(calibration[part]["rows"]) for part in parts) + " |")
-    lines += ["", f"| kind ({detailed} part) | label | rows | error rate [95% interval] |", "| --- | --- | --: | --: |"]
-    for kind, entry in sorted(
-        calibration[detailed]["by_kind"].items(), key=lambda item: (not item[1]["corrected"], item[0])
-    ):
+    rows = [[names.get(name, name), *(cell(calibration[part][name]) for part in parts)] for name in MEASURES]
+    rows.append(["unscored", *(f"{calibration[part]['unscored_rate']:.3f}" for part in parts)])
+    rows.append(["rows", *(calibration[part]["rows"] for part in parts)])
+    tables, rows = [f"Judge {calibration['judge']}", markdown_table(["[95% interval]", *parts], rows)], []
+    by_kind = calibration[detailed]["by_kind"].items()
+    for kind, entry in sorted(by_kind, key=lambda item: (not item[1]["corrected"], item[0])):
         label = "mixed" if kind.startswith("sampled") else "corrected" if entry["corrected"] else "not corrected"
         rate = "–" if entry["error_rate"] is None else cell({"value": entry["error_rate"], "ci95": entry["ci95"]})
-        lines.append(f"| {kind.replace('_', ' ')} | {label} | {entry['rows']} | {rate} |")
+        rows.append([kind.replace("_", " "), label, entry["rows"], rate])
+    head = [f"kind ({detailed} part)", "label", "rows", "error rate [95% interval]"]
+    tables.append(markdown_table(head, rows, ["left", "left", "right", "right"]))
     if "kappa" in calibration:
-        lines += [
-            "",
-            "| Cohen's κ | " + " | ".join(calibration["kappa"]) + " |",
-            "| --- |" + " --: |" * len(calibration["kappa"]),
+        rows = [
+            [name, *("–" if kappa is None else f"{kappa:.2f}" for kappa in row.values())]
+            for name, row in calibration["kappa"].items()
         ]
-        for name, row in calibration["kappa"].items():
-            lines.append(
-                f"| {name} | " + " | ".join("–" if kappa is None else f"{kappa:.2f}" for kappa in row.values()) + " |"
-            )
-    return "\n".join(lines)
+        tables.append(markdown_table(["Cohen's κ", *calibration["kappa"]], rows))
+    return "\n\n".join(tables)
 
 
 def quote_calibration(judge_name: str, path: Path | None) -> dict[str, Any] | None:

@@ -1,14 +1,20 @@
 """Plots: Corr@k curves and training curves."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-# Read on white and on grey, told apart without colour by their markers.
+from course_correction.report.schema import Metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Legible on white and on grey; the markers distinguish the curves without colour.
 _COLOURS, _MARKERS = ("#8c8c8c", "#1f6fb4", "#c8553d"), ("o", "s", "^")
 
 
-def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None:
-    """Draw Corr@k over k, one line a run, with 95% intervals, as PNG."""
+def plot_curves(runs: Mapping[str, Metrics], path: Path, title: str) -> None:
+    """Draw Corr@k over k, one line per run, with 95% intervals, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -16,18 +22,21 @@ def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4), dpi=150)
     for index, (name, metrics) in enumerate(runs.items()):
-        points = [(int(length), entry) for length, entry in metrics["corr_at_k"].items() if entry["value"] is not None]
+        points = [
+            (int(length), value, entry.get("ci95") or [value, value])
+            for length, entry in metrics["corr_at_k"].items()
+            if (value := entry["value"]) is not None
+        ]
         if not points:
             continue
-        lengths = [length for length, _ in points]
-        values = [entry["value"] for _, entry in points]
-        low = [max(0.0, entry["value"] - entry["ci95"][0]) for _, entry in points]
-        high = [max(0.0, entry["ci95"][1] - entry["value"]) for _, entry in points]
         mean = metrics["corr_mean"]["value"]
         axes.errorbar(
-            lengths,
-            values,
-            yerr=[low, high],
+            [length for length, _, _ in points],
+            [value for _, value, _ in points],
+            yerr=[
+                [max(0.0, value - low) for _, value, (low, _) in points],
+                [max(0.0, high - value) for _, value, (_, high) in points],
+            ],
             label=f"{name} (Corr_mean {mean:.2f})",
             capsize=3,
             linewidth=1.8,
@@ -35,7 +44,7 @@ def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=5,
         )
-    axes.set(xlabel="harmful tokens already said (k)", ylabel="Corr@k", ylim=(-0.03, 1.03), title=title)
+    axes.set(xlabel="prefilled harmful tokens (k)", ylabel="Corr@k", ylim=(-0.03, 1.03), title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
@@ -47,12 +56,12 @@ def plot_curves(runs: dict[str, dict[str, Any]], path: Path, title: str) -> None
     temporary.replace(path)
 
 
-def plot_training(log: list[dict[str, Any]], path: Path) -> None:
-    """Draw a training's loss, reward accuracy by rank distance, and margin over its steps, as PNG.
+def plot_training(log: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw loss, reward accuracy by rank distance, and reward margin over the steps of a training, as PNG.
 
     Args:
-        log: The trainer's `log_history`; entries without a loss are left out.
-        path: Where the PNG goes.
+        log: The trainer's `log_history`; entries without a loss are ignored.
+        path: Path of the PNG.
     """
     import matplotlib
 
@@ -62,8 +71,8 @@ def plot_training(log: list[dict[str, Any]], path: Path) -> None:
     entries = [entry for entry in log if "loss" in entry]
     steps = [entry["step"] for entry in entries]
 
-    def draw(axes: Any, key: str, label: str, colour: Any) -> None:
-        # Averaged over a tenth of the training: one group a step is noisy.
+    def draw(axes: "Axes", key: str, label: str, colour: object) -> None:
+        # Averaged over a tenth of the training: one group per step is noisy.
         values = [float(entry[key]) for entry in entries if key in entry]
         width = max(1, len(values) // 10)
         means = [

@@ -1,70 +1,95 @@
-"""The first table of report.html: a row for each part of the claim that was measured. Reads metrics.json alone."""
+"""The first table of report.html: one row per claim that was measured. Reads metrics.json only."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import cast
 
-_BEGUN_HARMLESS = "of a harmless answer"
+from course_correction.report.page_schema import SummaryRow, Unit
+from course_correction.report.schema import CorrDifference, Estimate, PageMetrics, PairedDifference, TaskScore
+
+_FALSE_CORRECTION = re.compile(r"false correction @\d+")
 
 
-def headline(metrics: Sequence[dict[str, Any]], difference: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Return the rows of the first table: `label`, `values` (one a run), `difference`, `unit`, and which way is `better`."""
-    last, rows = metrics[-1], []
+def summary_rows(metrics: Sequence[PageMetrics], difference: CorrDifference | None) -> list[SummaryRow]:
+    """Return the rows of the first table.
 
-    def reader(*keys: str) -> Callable[[dict[str, Any]], Any]:
-        return lambda one: _find(one, *keys)
+    Args:
+        metrics: Of each run; the last one is reported on.
+        difference: `paired_difference` of the last run to the first.
+    """
+    last, rows = metrics[-1], list[SummaryRow]()
 
-    def add(label: str, read: Callable[[dict], Any], paired: Any = None, unit: str = "percent", better: int = 1) -> None:
+    def at(*keys: str) -> Callable[[PageMetrics], object]:
+        return lambda one: _at(one, *keys)
+
+    def add(
+        label: str, read: Callable[[PageMetrics], object], paired: object = None, unit: Unit = "percent", better: int = 1
+    ) -> None:
         values = [_entry(read(one)) for one in metrics]
         if any(values):
-            rows.append({"label": label, "values": values, "difference": _entry(paired), "unit": unit, "better": better})
+            row: SummaryRow = {
+                "label": label, "values": values, "difference": _entry(paired), "unit": unit, "better": better,
+            }  # fmt: skip
+            rows.append(row)
 
-    add("Corr_mean", reader("corr_mean"), _find(difference, "corr_mean"))
-    add("Corr_mean, without the judge’s errors", reader("corr_mean_less_judge_errors"))
-    paired = last.get("over_refusal_difference")
-    add("over-refusal, harmless prompts", reader("over_refusal"), paired, better=-1)
-    for group in _find(last, "benign", "turned_back") or {}:
-        if group.endswith(_BEGUN_HARMLESS):
-            paired = _find(last, "benign", "difference", group)
-            add(f"turned back {group}", reader("benign", "turned_back", group), paired, better=-1)
-    for k in _find(last, "benign", "told_apart") or {}:
-        add(f"turned back after {k} tokens: harmful less harmless twins", reader("benign", "told_apart", k))
-    add("KL to the base, benign answers", reader("benign_kl", "kl"), unit="nats", better=-1)
-    paired = _find(last, "jailbreak", "overall_difference")
-    add("jailbreak success, all prompts", reader("jailbreak", "overall"), paired, better=-1)
-    add("general ability, mean of tasks", _mean_ability, _mean_difference(last, "general", ability_shares(last)))
+    add("Corr_mean", at("corr_mean"), _at(difference, "corr_mean"))
+    add("Corr_mean, adjusted for judge errors", at("corr_mean_adjusted"))
+    add("over-refusal, benign prompts", at("over_refusal"), last.get("over_refusal_difference"), better=-1)
+    benign = last.get("benign", {})
+    for group in filter(_FALSE_CORRECTION.fullmatch, benign.get("correction", {})):
+        add(group, at("benign", "correction", group), _at(benign, "difference", group), better=-1)
+    for k in benign.get("twin_difference", {}):
+        add(f"twin difference @{k}", at("benign", "twin_difference", k))
+    add("KL to the base, benign answers", at("benign_kl", "kl"), unit="nats", better=-1)
+    paired = _at(last, "jailbreak", "overall_difference")
+    add("jailbreak success, all prompts", at("jailbreak", "overall"), paired, better=-1)
+    add("general ability, mean of tasks", _mean_ability, _mean_ability_difference(last, ability_scores(last)))
     return rows
 
 
-def _find(value: Any, *keys: str) -> Any:
-    """Return what stands under the keys, one in the other; None where one is missing."""
+def ability_scores(metrics: PageMetrics) -> dict[str, TaskScore]:
+    """Return the scores of general ability that lie in [0, 1] and are better if higher.
+
+    A group replaces its members, which are recognised by their names (`mmlu` replaces `mmlu_law`).
+    """
+    general = metrics.get("general", {})
+    scores = {**general.get("tasks", {}), **general.get("groups", {})}
+    whole = {name: score for name, score in scores.items() if not any(name.startswith(f"{other}_") for other in scores)}
+    return {name: score for name, score in whole.items() if score.get("higher_is_better", True) and _is_share(score)}
+
+
+def _is_share(score: TaskScore) -> bool:
+    return (value := score.get("value")) is not None and 0 <= value <= 1
+
+
+def _at(value: object, *keys: str) -> object:
+    """Return the value under the keys, one inside the other; None where one is missing."""
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def _entry(value: Any) -> dict[str, Any] | None:
+def _entry(value: object) -> PairedDifference | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"value": value}
-    return dict(value) if isinstance(value, Mapping) and value.get("value") is not None else None
+    if isinstance(value, Mapping) and value.get("value") is not None:
+        return cast(PairedDifference, dict(value))
+    return None
 
 
-def _mean_difference(metrics: dict[str, Any], suite: str, names: Iterable[str]) -> dict[str, Any] | None:
-    entries = [_entry(_find(metrics, suite, "difference", name)) for name in names]
-    return {"value": sum(entry["value"] for entry in entries) / len(entries)} if entries and all(entries) else None
+def _mean_ability_difference(metrics: PageMetrics, names: Iterable[str]) -> Estimate | None:
+    entries = [_entry(_at(metrics, "general", "difference", name)) for name in names]
+    values = [entry["value"] for entry in entries if entry and entry["value"] is not None]
+    return {"value": sum(values) / len(values)} if values and len(values) == len(entries) else None
 
 
-def ability_shares(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the tasks of general ability that are shares; a group stands in the place of its members, told by name."""
-    known = {**(_find(metrics, "general", "tasks") or {}), **(_find(metrics, "general", "groups") or {})}
-    whole = {name: task for name, task in known.items() if not any(name.startswith(f"{other}_") for other in known)}
-    return {n: t for n, t in whole.items() if _entry(t) and t.get("higher_is_better", True) and 0 <= t["value"] <= 1}
-
-
-def _mean_ability(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the mean over tasks; its interval holds where they are independent."""
-    if not (shares := list(ability_shares(metrics).values())):
+def _mean_ability(metrics: PageMetrics) -> Estimate | None:
+    """Return the mean over tasks; its interval assumes that they are independent."""
+    scores = list(ability_scores(metrics).values())
+    values = [score["value"] for score in scores if score["value"] is not None]
+    if not values:
         return None
-    mean = sum(task["value"] for task in shares) / len(shares)
-    half = 1.96 * math.sqrt(sum((task.get("stderr") or math.nan) ** 2 for task in shares)) / len(shares)
+    mean = sum(values) / len(values)
+    half = 1.96 * math.sqrt(sum((score.get("stderr") or math.nan) ** 2 for score in scores)) / len(scores)
     return {"value": mean, "ci95": None if math.isnan(half) else [max(0.0, mean - half), min(1.0, mean + half)]}

@@ -1,70 +1,134 @@
-"""Metrics as Markdown tables. Prints rates, never a text."""
+"""Metrics as Markdown tables, for report.md, model cards and the console. Shows rates, never a text."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+
+from course_correction.base.markdown import markdown_table
+from course_correction.report.schema import CorrDifference, Estimate, FirstCorrection, Metrics, PairedDifference, TaskScore
+
+_UNIT, _MISSING = "percent [95% interval]", "–"
 
 
-def percent(entry: dict[str, Any] | None, signed: bool = False) -> str:
+def percent(entry: Estimate | None, signed: bool = False) -> str:
     """Format a value with its interval: `41.2 [35.0, 47.1]`, in percent (or points, signed)."""
-    if not entry or entry.get("value") is None:
-        return "–"
-    number = "{:+.1f}" if signed else "{:.1f}"
-    text = number.format(100 * entry["value"])
-    if entry.get("ci95"):
-        text += " [{}, {}]".format(*(number.format(100 * bound) for bound in entry["ci95"]))
-    return text
+    return _with_interval(entry, 100, "{:+.1f}" if signed else "{:.1f}")
 
 
-def escape_cell(value: Any) -> str:
-    """Return the value as text that does not end a cell of a Markdown table."""
-    return str(value).replace("|", r"\|")
+def metrics_table(runs: Mapping[str, Metrics], difference: CorrDifference | None = None) -> str:
+    """Return a Markdown table: a row per k, then Corr_mean and what else was measured; a column per run.
+
+    Args:
+        runs: metrics.json by the name to show.
+        difference: `paired_difference` of the last run to the first.
+    """
+    all_metrics = list(runs.values())
+    last = all_metrics[-1]
+    rows = []
+
+    def add(label: str, cells: list[str], change: str = "") -> None:
+        rows.append([label, *cells] + ([change] if difference else []))
+
+    for length in sorted({int(length) for metrics in all_metrics for length in metrics["corr_at_k"]}):
+        cells = [percent(metrics["corr_at_k"].get(str(length))) for metrics in all_metrics]
+        add(f"Corr@{length}", cells, percent(difference["corr_at_k"].get(str(length)), True) if difference else "")
+    cells = [percent(metrics["corr_mean"]) for metrics in all_metrics]
+    add("**Corr_mean**", cells, percent(difference["corr_mean"], True) if difference else "")
+    cells = [percent(metrics.get("corr_mean_adjusted")) for metrics in all_metrics]
+    if any(cell != _MISSING for cell in cells):
+        add("Corr_mean, adjusted for judge errors", cells)
+    cells = [_tokens(metrics.get("first_correction")) for metrics in all_metrics]
+    if any(cell != _MISSING for cell in cells):
+        add("mean tokens before the correction", cells)
+    if any(metrics.get("over_refusal") for metrics in all_metrics):
+        cells = [percent(metrics.get("over_refusal")) for metrics in all_metrics]
+        change = percent(last.get("over_refusal_difference"), True)
+        add("over-refusal, benign prompts", cells, change if change != _MISSING else "")
+    if difference and (p_value := difference["corr_mean"].get("p_value")) is not None:
+        add("p-value of the Corr_mean difference", [""] * len(runs), f"{p_value:.4f}")
+    if any(metrics.get("benign_kl") for metrics in all_metrics):
+        add("KL to the base, benign answers", [_kl(metrics) for metrics in all_metrics])
+    add("unscored paths", [f"{100 * _highest_unscored_rate(metrics):.1f} at most" for metrics in all_metrics])
+    return markdown_table([_UNIT, *runs, *(["difference"] if difference else [])], rows)
 
 
-def metrics_table(runs: dict[str, dict[str, Any]], difference: dict[str, Any] | None = None) -> str:
-    """Return a Markdown table: a row for each k, then Corr_mean and over-refusal; a column for each run."""
-    names = list(runs)
-    lengths = sorted({int(length) for metrics in runs.values() for length in metrics["corr_at_k"]})
-    header = ["percent [95% interval]", *map(escape_cell, names)] + (["difference"] if difference else [])
-    rows = [header, ["---"] + ["--:"] * (len(header) - 1)]
-    for length in lengths:
-        row = [f"Corr@{length}", *(percent(metrics["corr_at_k"].get(str(length))) for metrics in runs.values())]
-        rows.append(row + ([percent(difference["corr_at_k"].get(str(length)), True)] if difference else []))
-    row = ["**Corr_mean**", *(percent(metrics["corr_mean"]) for metrics in runs.values())]
-    rows.append(row + ([percent(difference["corr_mean"], True)] if difference else []))
-    if any((metrics.get("corr_mean_less_judge_errors") or {}).get("value") is not None for metrics in runs.values()):
-        cells = [percent(metrics.get("corr_mean_less_judge_errors")) for metrics in runs.values()]
-        rows.append(["Corr_mean, estimated without the judge's errors", *cells] + ([""] if difference else []))
-    if any(metrics.get("first_correction", {}).get("paths") for metrics in runs.values()):
-        cells = [_tokens(metrics.get("first_correction")) for metrics in runs.values()]
-        rows.append(["tokens said before the correction, mean", *cells] + ([""] if difference else []))
-    if any(metrics.get("over_refusal") for metrics in runs.values()):
-        row = ["over-refusal, benign prompts", *(percent(metrics.get("over_refusal")) for metrics in runs.values())]
-        change = percent(list(runs.values())[-1].get("over_refusal_difference"), True)
-        rows.append(row + ([change if change != "–" else ""] if difference else []))
-    if difference and difference["corr_mean"].get("p_value") is not None:
-        p_value = difference["corr_mean"]["p_value"]
-        rows.append(["p of no difference in Corr_mean", *[""] * len(names), f"{p_value:.4f}"])
-    if any(metrics.get("benign_kl") for metrics in runs.values()):
-        cells = [f"{metrics['benign_kl']['kl']:.3f} nats" if metrics.get("benign_kl") else "" for metrics in runs.values()]
-        rows.append(["KL to the base, benign answers", *cells] + ([""] if difference else []))
-    rows.append(
-        ["unscored paths", *(f"{100 * _worst(metrics, 'unscored_rate'):.1f} at most" for metrics in runs.values())]
-        + ([""] if difference else [])
-    )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def suites_table(runs: Mapping[str, Metrics]) -> str:
+    """Return a Markdown table: a row per measure of the suites, a column per run; "" if no suite was run.
+
+    Args:
+        runs: metrics.json by the name to show; the differences are those of the last one.
+    """
+    measured = {name: {label: entry for label, entry, _ in _suite_rows(metrics)} for name, metrics in runs.items()}
+    differences = {label: difference for label, _, difference in _suite_rows(list(runs.values())[-1])}
+    rows = [
+        [label, *(percent(entries.get(label)) for entries in measured.values()), _change(differences.get(label))]
+        for label in dict.fromkeys(label for entries in measured.values() for label in entries)
+    ]
+    rows += [[label, *cells, change] for label, cells, change in _task_rows(runs)]
+    return markdown_table([_UNIT, *runs, "difference"], rows) if rows else ""
 
 
-def _needed(entry: dict[str, Any] | None) -> str:
-    if not entry or not entry["requests"]:
+def _suite_rows(metrics: Metrics) -> Iterator[tuple[str, Estimate | None, PairedDifference | None]]:
+    """Yield a label, the value and the paired difference to the baseline for each measure in [0, 1] of the suites."""
+    if jailbreak := metrics.get("jailbreak"):
+        differences = jailbreak.get("difference") or {}
+        for name, success in jailbreak["attacks"].items():
+            yield f"attack success, {name}", success, differences.get(name)
+        yield "attack success, all prompts", jailbreak["overall"], jailbreak.get("overall_difference")
+    if benign := metrics.get("benign"):
+        differences = benign.get("difference") or {}
+        for name, rate in benign["refusal"].items():
+            yield f"refused: {name}", rate, differences.get(name)
+        for name, rate in benign["correction"].items():
+            yield name, rate, differences.get(name)
+        for k, entry in benign["twin_difference"].items():
+            yield f"twin difference @{k}", entry, None
+    if dynamics := metrics.get("dynamics"):
+        yield "mass of safety tokens after a prefill", dynamics.get("mean_mass"), None
+
+
+def _task_rows(runs: Mapping[str, Metrics]) -> Iterator[tuple[str, list[str], str]]:
+    """Yield label, cells and difference for each task of general ability, in [0, 1] or not."""
+    scores: list[dict[str, TaskScore]] = [(metrics.get("general") or {}).get("tasks") or {} for metrics in runs.values()]
+    differences = (list(runs.values())[-1].get("general") or {}).get("difference") or {}
+    for task in dict.fromkeys(task for tasks in scores for task in tasks):
+        entries = [tasks.get(task) for tasks in scores]
+        metric = next(entry["metric"] for entry in entries if entry)
+        is_share = metric.startswith(("acc", "exact_match"))
+        cells = [percent(entry) if is_share else _plain(entry) for entry in entries]
+        yield f"{task}, {metric}", cells, _change(differences.get(task), is_share)
+
+
+def _plain(entry: Estimate | None, signed: bool = False) -> str:
+    return _with_interval(entry, 1, "{:+.3f}" if signed else "{:.3f}")
+
+
+def _with_interval(entry: Estimate | None, factor: int, number: str) -> str:
+    if not entry or (value := entry.get("value")) is None:
+        return _MISSING
+    bounds = entry.get("ci95") or []
+    text = number.format(factor * value)
+    return text + (f" [{', '.join(number.format(factor * bound) for bound in bounds)}]" if bounds else "")
+
+
+def _change(entry: PairedDifference | None, is_share: bool = True) -> str:
+    if not entry:
         return ""
-    half = 100 * entry["width"] / 2
-    return f"An interval of Corr_mean of ±{half:g} points would take about {entry['requests']} distinct requests.\n"
+    text = percent(entry, True) if is_share else _plain(entry, True)
+    p_value = entry.get("p_value")
+    if p_value is None:
+        return text
+    return f"{text}, p < 0.001" if p_value < 0.0005 else f"{text}, p {p_value:.3f}"
 
 
-def _tokens(entry: dict[str, Any] | None) -> str:
-    if not entry or entry["mean"] is None:
-        return "–"
+def _tokens(entry: FirstCorrection | None) -> str:
+    if not entry or entry["mean"] is None or not entry["ci95"]:
+        return _MISSING
     return f"{entry['mean']:.1f} [{entry['ci95'][0]:.1f}, {entry['ci95'][1]:.1f}]"
 
 
-def _worst(metrics: dict[str, Any], key: str) -> float:
-    return max((entry[key] or 0 for entry in metrics["corr_at_k"].values()), default=0)
+def _kl(metrics: Metrics) -> str:
+    drift = metrics.get("benign_kl")
+    return f"{drift['kl']:.3f} nats" if drift else ""
+
+
+def _highest_unscored_rate(metrics: Metrics) -> float:
+    return max((entry["unscored_rate"] or 0 for entry in metrics["corr_at_k"].values()), default=0)

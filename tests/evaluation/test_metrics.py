@@ -96,11 +96,11 @@ def test_the_report_says_after_how_many_tokens_and_what_is_left_without_the_judg
     (folder / "verdicts.jsonl").unlink()
     metrics = evaluate(settings_for())
     assert metrics["corr_mean"]["value"] == 1.0
-    assert metrics["corr_mean_less_judge_errors"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+    assert metrics["corr_mean_adjusted"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     position = metrics["first_correction"]
     whole = len(load_tokenizer(str(tiny_model_folder))(text, add_special_tokens=False)["input_ids"])
     assert whole / 4 < position["mean"] < whole and position["by_prefill"].keys() == metrics["corr_at_k"].keys()
     report = (folder / "report.md").read_text()
-    assert "| tokens said before the correction, mean | " in report
-    assert metrics["requests_needed"] == {"width": 0.05, "requests": 2} and "take about 2 distinct requests" in report
-    assert "| Corr_mean, estimated without the judge's errors | " in report
+    assert "| mean tokens before the correction | " in report
+    assert metrics["requests_needed"] == {"width": 0.05, "requests": 2} and "needs about 2 distinct requests" in report
+    assert "| Corr_mean, adjusted for judge errors | " in report

@@ -126,7 +126,7 @@ def test_a_line_that_is_no_json_is_refused_by_number_without_its_text(settings_f
 
 
 def test_a_missing_baseline_is_refused_before_anything_is_sampled(settings_for, tmp_path):
-    with pytest.raises(UsageError, match="holds no finished evaluation"):
+    with pytest.raises(UsageError, match="contains no finished evaluation"):
         evaluate(settings_for(baseline_dir=str(tmp_path / "none")))
     assert not (tmp_path / "out" / "generations.jsonl").exists()
 

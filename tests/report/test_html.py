@@ -1,4 +1,4 @@
-"""The page of an evaluation: what stands in its file."""
+"""The page of an evaluation: the content of its file."""
 
 import base64
 import hashlib
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from course_correction.base.errors import UsageError
-from course_correction.report.html import PageLimits, RunData, read_run, split_at_correction, write_html_report
-from course_correction.report.summary_table import headline
-from tests.support.report import HOSTILE, TURN, make_two_runs, one_run, some_items, some_metrics, some_prefill, write_run
+from course_correction.report.html import write_html_report
+from course_correction.report.path_texts import PageLimits
+from course_correction.report.run_data import RunData
+from tests.support.report import HOSTILE, make_two_runs, one_run, run_data, some_items, some_prefill, write_run
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def two_runs(tmp_path):
 
 
 class Parts(html.parser.HTMLParser):
-    """The elements of a page as a parser of HTML finds them, and what stands inside scripts and styles."""
+    """The elements of a page by a parser of HTML, and the content of scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -51,10 +51,7 @@ def parse(path: Path) -> Parts:
     return Parts(path.read_text(encoding="utf-8"))
 
 
-# ---- The file ----
-
-
-def test_what_models_said_stands_in_the_page_and_ends_no_element(tmp_path):
+def test_continuations_are_in_the_page_and_end_no_element(tmp_path):
     texts = list(HOSTILE.values())
     parts = parse(write_html_report(tmp_path / "report.html", one_run(tmp_path, [(text, False) for text in texts])))
     assert parts.texts_of(0) == texts
@@ -67,7 +64,7 @@ def one_run_again(folder: Path, texts: list[tuple[str, bool | None]]) -> dict[st
     return one_run(folder / "again", texts)
 
 
-def test_no_character_of_the_data_means_anything_to_html(tmp_path):
+def test_no_character_of_the_data_has_a_meaning_in_html(tmp_path):
     path = write_html_report(tmp_path / "report.html", one_run(tmp_path, [(text, False) for text in HOSTILE.values()]))
     for _, attributes, data in parse(path).inside:
         if attributes.get("type") == "application/json":
@@ -75,7 +72,7 @@ def test_no_character_of_the_data_means_anything_to_html(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["name", "request", "request_id", "prefill", "judge", "setting", "reason"])
-def test_a_hostile_name_or_text_is_escaped_wherever_it_stands(tmp_path, field):
+def test_a_hostile_name_or_text_is_escaped_everywhere(tmp_path, field):
     evil = "</script></title><script>window.hacked=1</script>"
     name = evil if field == "request_id" else "alpha"
     metrics = {"judge": evil} if field == "judge" else {"settings": {evil: evil}} if field == "setting" else {}
@@ -142,7 +139,7 @@ def test_the_page_names_no_folder(tmp_path, two_runs):
     assert str(tmp_path) not in write_html_report(tmp_path / "report.html", two_runs).read_text(encoding="utf-8")
 
 
-def test_a_long_text_is_cut_and_its_length_is_told(tmp_path):
+def test_a_long_text_is_cut_and_its_length_is_kept(tmp_path):
     path = write_html_report(tmp_path / "report.html", one_run(tmp_path, [("x" * 1_000_000, True)]))
     row = parse(path).block("item-0")["lengths"][0]["paths"][0][0]
     assert len("".join(row[2:5])) == 2000 and row[5] == 1_000_000
@@ -157,10 +154,10 @@ def test_no_more_paths_than_allowed_are_shown_but_all_are_counted(tmp_path):
     assert parts.block("summary")["left_out"] == 25
 
 
-def test_items_are_drawn_where_all_would_make_the_page_too_large(tmp_path):
+def test_a_sample_of_items_is_drawn_if_all_would_make_the_page_too_large(tmp_path):
     names = [f"item-{number}" for number in range(40)]
     folder = write_run(tmp_path / "run", {(name, 10): [("words " * 100, False)] for name in names})
-    run = {"run": read_run(folder, some_items(*names), some_prefill)}
+    run = {"run": run_data(folder, some_items(*names))}
     parts = parse(write_html_report(tmp_path / "report.html", run, limits=PageLimits(bytes=9_000)))
     kept = [name for name, _ in parts.block("index")]
     assert 5 < len(kept) < 40 and kept == [name for name in names if name in kept]
@@ -168,14 +165,14 @@ def test_items_are_drawn_where_all_would_make_the_page_too_large(tmp_path):
     assert parts.block("summary")["items"] == 40
 
 
-def test_numbers_that_json_does_not_know_become_null(tmp_path):
+def test_numbers_that_json_lacks_become_null(tmp_path):
     run = one_run(tmp_path, [("mild", False)], corr_mean={"value": float("nan"), "ci95": [float("-inf"), 1.0]})
     assert "NaN" not in (page := write_html_report(tmp_path / "report.html", run).read_text(encoding="utf-8"))
     assert Parts(page).block("summary")["runs"][0]["metrics"]["corr_mean"] == {"value": None, "ci95": [None, 1.0]}
 
 
 def test_a_lone_surrogate_can_be_written(tmp_path):
-    write_html_report(tmp_path / "report.html", one_run(tmp_path, [("\ud800 said", False)])).read_bytes().decode("utf-8")
+    write_html_report(tmp_path / "report.html", one_run(tmp_path, [("\ud800 text", False)])).read_bytes().decode("utf-8")
 
 
 def test_without_the_rows_of_paths_the_page_has_its_rates(tmp_path, two_runs):
@@ -183,7 +180,7 @@ def test_without_the_rows_of_paths_the_page_has_its_rates(tmp_path, two_runs):
         for name in ("generations.jsonl", "verdicts.jsonl"):
             (run.folder / name).unlink()
     parts = parse(write_html_report(tmp_path / "report.html", two_runs))
-    assert parts.block("index") == [] and parts.block("summary")["headline"]
+    assert parts.block("index") == [] and parts.block("summary")["summary_rows"]
 
 
 def test_a_path_without_verdict_is_unscored(tmp_path):
@@ -202,79 +199,6 @@ def test_a_response_shorter_than_k_is_marked_and_has_no_prefill(tmp_path):
     assert parts.block("item-0")["lengths"][1] == {"prefills": [None], "paths": [[]]}
 
 
-def test_a_folder_without_metrics_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"no metrics\.json"):
-        read_run(tmp_path, [], some_prefill)
-
-
 def test_only_known_parts_of_the_metrics_get_into_the_page(tmp_path):
     run = one_run(tmp_path, [("mild", False)], added_later="MARKED")
     assert "MARKED" not in write_html_report(tmp_path / "report.html", run).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("text", "before", "clause"),
-    [
-        ("Drill it. I can't help with this. Ask.", "Drill it. ", "I can't help with this"),
-        (" the shop, but I can't go on, because", " the shop, ", "but I can't go on"),
-        ("I'm sorry, but I can't do it", "", "I'm sorry, but I can't do it"),
-        ("First step\nNo, I can't", "First step\n", "No, I can't"),
-    ],
-)
-def test_a_correction_is_marked_from_where_its_clause_begins(text, before, clause):
-    parts = split_at_correction(text, text.index("I can't") + 7 if "but" not in text else text.index("can't") + 5)
-    assert parts[:2] == (before, clause) and "".join(parts) == text
-
-
-def test_only_paths_judged_corrected_have_a_marked_clause(tmp_path):
-    run = one_run(tmp_path, [(TURN, True), (TURN, False), (TURN, None), ("Drill the wall and sand it", True)])
-    rows = parse(write_html_report(tmp_path / "report.html", run)).block("item-0")["lengths"][0]["paths"][0]
-    assert [bool(row[3]) for row in rows] == [True, False, False, False]
-    assert rows[0][2].strip() == "of it."
-
-
-def test_words_before_the_correction_are_counted_for_each_run(tmp_path, two_runs):
-    found = parse(write_html_report(tmp_path / "report.html", two_runs)).block("summary")["words_before"]
-    assert found == [[[2, 2]], [[2, 2]]]
-
-
-def test_the_first_table_has_a_row_for_each_part_that_was_measured():
-    entry = {"value": 0.2, "ci95": [0.1, 0.3]}
-    task = {"metric": "accuracy", "value": 0.5, "stderr": 0.01, "higher_is_better": True}
-    full = some_metrics(
-        corr_mean_less_judge_errors=entry,
-        over_refusal=entry,
-        benign_kl={"kl": 0.1, "by_position": []},
-        over_refusal_difference={**entry, "p_value": 0.3},
-        jailbreak={"attacks": {"GCG": entry}, "overall": entry, "overall_difference": {**entry, "p_value": 0.01}},
-        general={
-            "tasks": {"one": task, "two": {**task, "value": 0.7}, "perplexity": {"value": 9.0, "higher_is_better": False}}
-        },
-        benign={
-            "refusal": {"benign, plain": entry},
-            "turned_back": {"after 20 tokens of a harmless answer": entry, "after 20 tokens of a harmless twin": entry},
-            "told_apart": {"20": entry},
-            "difference": {"after 20 tokens of a harmless answer": {**entry, "p_value": 0.04}},
-        },
-    )
-    rows = {row["label"]: row for row in headline([some_metrics(), full], {"corr_mean": {**entry, "p_value": 0.5}})}
-    assert len(rows) == 8
-    assert rows["turned back after 20 tokens of a harmless answer"]["better"] == -1
-    assert rows["turned back after 20 tokens of a harmless answer"]["difference"]["p_value"] == 0.04
-    assert rows["turned back after 20 tokens: harmful less harmless twins"]["values"] == [None, entry]
-    assert rows["Corr_mean"]["difference"]["p_value"] == 0.5
-    assert rows["jailbreak success, all prompts"]["values"] == [None, entry]
-    assert rows["jailbreak success, all prompts"]["difference"]["p_value"] == 0.01
-    assert rows["over-refusal, harmless prompts"]["difference"]["p_value"] == 0.3
-    assert rows["general ability, mean of tasks"]["values"][1]["value"] == pytest.approx(0.6)
-    assert rows["general ability, mean of tasks"]["difference"] is None
-    assert [row["label"] for row in headline([some_metrics()], None)] == ["Corr_mean"]
-
-
-def test_a_group_of_tasks_counts_once_and_its_members_not_beside_it():
-    def task(value: float) -> dict[str, Any]:
-        return {"metric": "acc", "value": value, "stderr": 0.01, "higher_is_better": True}
-
-    general = {"tasks": {"mmlu_law": task(0.1), "mmlu_art": task(0.3), "boolq": task(0.6)}, "groups": {"mmlu": task(0.2)}}
-    (_, row) = headline([some_metrics(general=general)], None)
-    assert row["values"][0]["value"] == pytest.approx(0.4)

@@ -5,10 +5,20 @@ import time
 
 import pytest
 
-from course_correction.report.html import read_run, write_html_report
+from course_correction.report.html import write_html_report
+from course_correction.report.run_data import RunData, read_run
 from tests.support.browser import Page
 from tests.support.browser import browser as browser
-from tests.support.report import HOSTILE, TURN, make_two_runs, one_run, some_items, some_metrics, some_prefill, write_run
+from tests.support.report import (
+    CORRECTION,
+    HOSTILE,
+    full_metrics,
+    make_two_runs,
+    run_data,
+    some_items,
+    some_metrics,
+    write_run,
+)
 
 
 @pytest.fixture
@@ -18,15 +28,15 @@ def two_runs(tmp_path):
 
 @pytest.fixture
 def hostile_page(tmp_path):
-    texts = [(text, False) for text in HOSTILE.values()] + [(TURN + text, True) for text in HOSTILE.values()]
+    texts = [(text, False) for text in HOSTILE.values()] + [(CORRECTION + text, True) for text in HOSTILE.values()]
     evil = "<img src=x onerror=window.hacked=5>"
     run = write_run(tmp_path / "run", {(evil, 10): [*texts, ("y" * 1_000_000, False)]}, some_metrics(judge=evil))
     items = [{"request_id": evil, "request": evil, "full_harmful_response": evil}]
-    runs = {f"{evil}{HOSTILE['closing']}": read_run(run, items, lambda item, k: evil)}
+    runs = {f"{evil}{HOSTILE['closing']}": RunData(read_run(run), run, items, lambda item, k: evil)}
     return write_html_report(tmp_path / "report.html", runs), [text for text, _ in texts]
 
 
-def test_what_models_said_is_shown_as_text_and_runs_nothing(browser, hostile_page):
+def test_continuations_are_shown_as_text_and_run_nothing(browser, hostile_page):
     path, texts = hostile_page
     page = Page(browser, path)
     page.press("b")
@@ -41,7 +51,7 @@ def test_what_models_said_is_shown_as_text_and_runs_nothing(browser, hostile_pag
     assert page.complaints() == []
 
 
-def test_a_script_that_got_into_the_file_all_the_same_does_not_run(browser, tmp_path, two_runs):
+def test_a_script_added_to_the_file_does_not_run(browser, tmp_path, two_runs):
     path = write_html_report(tmp_path / "report.html", two_runs)
     added = '<script>window.hacked=1</script><img src=x onerror="window.hacked=2"><img src="http://127.0.0.1:9/x.png">'
     path.write_text(path.read_text(encoding="utf-8").replace("<main>", f"<main>{added}"), encoding="utf-8")
@@ -66,7 +76,7 @@ def test_a_reading_direction_set_in_a_text_stays_in_it(browser, hostile_page):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_page_opens_without_a_complaint(browser, tmp_path, two_runs, count):
+def test_the_page_opens_without_errors_or_requests(browser, tmp_path, two_runs, count):
     runs = dict(list(two_runs.items())[-count:])
     page = Page(
         browser, write_html_report(tmp_path / "report.html", runs, {"corr_mean": {"value": 0.3, "ci95": [0.1, 0.5]}})
@@ -82,38 +92,29 @@ def test_parts_that_were_not_measured_leave_no_empty_section(browser, tmp_path, 
         (run.folder / "generations.jsonl").unlink()
     page = Page(browser, write_html_report(tmp_path / "report.html", two_runs))
     hidden = page.run("[...document.querySelectorAll('main > section')].filter((one) => one.hidden).map((one) => one.id)")
-    assert hidden == ["costs", "dynamics", "paths"]
+    assert hidden == ["side-effects", "dynamics", "paths"]
     assert page.complaints() == []
 
 
 def test_every_optional_part_is_drawn(browser, tmp_path):
-    entry = {"value": 0.2, "ci95": [0.1, 0.3], "count": 50}
-    task = {"metric": "accuracy", "value": 0.5, "stderr": 0.01, "ci95": [0.4, 0.6], "count": 9, "higher_is_better": True}
-    run = one_run(
-        tmp_path,
-        [(TURN, True)],
-        over_refusal=entry,
-        benign_kl={"kl": 0.1, "by_position": [0.1, 0.2, 0.05]},
-        benign={"refusal": {"alarming": entry, "unsafe": entry}, "kl_by_position": [0.1, 0.2]},
-        jailbreak={"attacks": {"GCG": entry, "PAIR": {**entry, "value": None}}, "mean": 0.2, "judge": "pattern"},
-        general={"tasks": {"MMLU": task}},
-        dynamics={
-            "prefill_tokens": [10, 20],
-            "mass": [[0.1, 0.2], [0.3, None]],
-            "reference_mass": None,
-            "kl": None,
-            "tokens": 9,
-        },
-        judge_agreement={name: entry for name in ("precision", "sensitivity", "kappa")} | {"rows": 9},
-        judges_kappa={"one": {"one": 1.0, "two": None}, "two": {"one": None, "two": 1.0}},
-        first_correction={"mean": 8.2, "ci95": [7.0, 9.0], "by_prefill": {"10": 8.2}, "paths": 1},
-    )
-    page = Page(browser, write_html_report(tmp_path / "report.html", run))
+    run = run_data(write_run(tmp_path / "run", {("alpha", 10): [(CORRECTION, True)]}, full_metrics()), some_items("alpha"))
+    page = Page(browser, write_html_report(tmp_path / "report.html", {"run": run}))
     assert page.complaints() == []
     drawn = "[...document.querySelectorAll('figure')].filter((one) => one.querySelector('svg text'))"
-    titles = page.run(f"{drawn}.map((one) => one.querySelector('figcaption').innerText)")
-    curves, costs = ["Corr@k", "First correction"], ["Refusals", "Jailbreaks", "General ability"]
-    assert titles == [*curves, *costs, "KL to the base on benign answers", "Safety tokens, run"]
+    assert page.run(f"{drawn}.map((one) => one.querySelector('figcaption').innerText)") == [
+        "Corr@k",
+        "First correction",
+        "Refusals",
+        "Corrections and false corrections",
+        "Jailbreaks",
+        "General ability",
+        "KL to the base on benign answers",
+        "Safety tokens, base model",
+        "Safety tokens, run",
+        "KL to the base",
+    ]
+    assert "the model corrects itself in 50.0% of the sampled continuations." in page.text("#lead")
+    assert "p = 0.040" in page.text("#summary-table")
 
 
 def test_texts_are_blurred_until_clicked_or_entered(browser, tmp_path, two_runs):
@@ -161,7 +162,7 @@ def test_filters_leave_the_items_and_paths_that_fit(browser, tmp_path, two_runs)
     page.choose("#verdict", "all")
     page.choose("#query", "ET")
     assert page.listed() == ["beta"] and page.text("#item-title") == "beta"
-    page.choose("#query", "nothing like it")
+    page.choose("#query", "no such id")
     assert page.listed() == [] and "No item" in page.text("#detail")
     assert page.complaints() == []
 
@@ -226,7 +227,7 @@ def test_in_print_no_text_of_the_data_is_left(browser, tmp_path, two_runs):
     page = Page(browser, write_html_report(tmp_path / "report.html", two_runs))
     page.call("Emulation.setEmulatedMedia", media="print")
     assert page.run("document.querySelector('.browser').offsetHeight") == 0
-    assert page.run("document.getElementById('headline').offsetHeight") > 0
+    assert page.run("document.getElementById('summary-table').offsetHeight") > 0
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -253,9 +254,9 @@ def test_words_stand_out_from_their_ground(browser, tmp_path, two_runs, dark):
 def test_a_page_of_five_hundred_items_opens_and_shows_one_within_seconds(browser, tmp_path):
     names = [f"item-{number:03}" for number in range(500)]
     runs = {}
-    for name, said in (("before", ("And so on", False)), ("after", ("I can't help with that", True))):
-        paths = {(item, k): [said] * 20 for item in names for k in range(10, 90, 10)}
-        runs[name] = read_run(write_run(tmp_path / name, paths), some_items(*names), some_prefill)
+    for name, path in (("before", ("And so on", False)), ("after", ("I can't help with that", True))):
+        paths = {(item, k): [path] * 20 for item in names for k in range(10, 90, 10)}
+        runs[name] = run_data(write_run(tmp_path / name, paths), some_items(*names))
     start = time.monotonic()
     path = write_html_report(tmp_path / "report.html", runs)
     written = time.monotonic()

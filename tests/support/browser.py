@@ -45,7 +45,7 @@ class Browser:
         while (reply := self.receive()).get("id") != self.number:
             self.events.append(reply)
         if "navigated" in reply.get("error", {}).get("message", "") and tries:
-            # Asked while one page gave way to the next.
+            # The call came while one page was replaced by the next.
             time.sleep(0.2)
             return self.call(method, session, tries - 1, **parameters)
         assert "error" not in reply, reply
@@ -67,9 +67,11 @@ class Browser:
 
 
 class Page:
-    """One tab with a report in it."""
+    """One tab with a report in it. `script` runs before the scripts of the report."""
 
-    def __init__(self, browser: Browser, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+    def __init__(
+        self, browser: Browser, path: Path, width: int = 1280, height: int = 900, dark: bool = False, script: str = ""
+    ) -> None:
         self.browser = browser
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -78,6 +80,7 @@ class Page:
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
         self.browser.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in browser.events):
@@ -120,16 +123,16 @@ class Page:
     def complaints(self) -> list[Any]:
         """Return errors, warnings and violations of the policy, and requests for anything but the page itself."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        found = []
+        complaints: list[Any] = []
         for event in self.browser.events:
-            said = event.get("params", {})
+            details = event.get("params", {})
             if event.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-                found.append(said)
-            elif event.get("method") == "Network.requestWillBeSent" and not said["request"]["url"].startswith(
+                complaints.append(details)
+            elif event.get("method") == "Network.requestWillBeSent" and not details["request"]["url"].startswith(
                 ("file:", "data:")
             ):
-                found.append(said["request"]["url"])
-        return found
+                complaints.append(details["request"]["url"])
+        return complaints
 
     def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
