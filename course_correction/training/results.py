@@ -10,7 +10,7 @@ import yaml
 
 from course_correction.base.files import write_atomically, write_json
 from course_correction.base.run_folder import library_versions
-from course_correction.hub.cards import write_model_card
+from course_correction.hub.model_card import write_model_card
 from course_correction.hub.push_training import name_base_model
 from course_correction.report.plots import plot_training
 from course_correction.training.settings import TrainingData
