@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
 # Of single answers, which share nothing: fewer rows leave a CPU waiting for the weights.
 PROMPTS_PER_UNIT = 60
-# What every evaluation answers, for over-refusal; the suite `benign` reads it too.
-BENIGN_ANSWERS_FILE = "benign_answers.jsonl"
 
 
 class SamplingCounts(Protocol):

@@ -122,7 +122,7 @@ class TaskScore(Estimate):
     metric: NotRequired[str]
     stderr: NotRequired[float | None]
     count: NotRequired[int]
-    higher_is_better: NotRequired[bool]
+    higher_is_better: NotRequired[bool | None]
 
 
 class General(TypedDict, total=False):
@@ -238,6 +238,8 @@ class GenerationRow(TypedDict):
     path: int
     too_short: NotRequired[bool]
     continuation: NotRequired[str]
+    num_tokens: NotRequired[int]  # Without the end token.
+    ended: NotRequired[bool]  # Whether the model ended the answer itself.
 
 
 class VerdictRow(TypedDict):

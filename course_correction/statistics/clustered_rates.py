@@ -5,10 +5,13 @@ requests), because the verdicts of a cluster are not independent.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from course_correction.statistics.corr_at_k import DifferenceWithPValue, Rate, bootstrap_rates, interval, sign_flip_p_value
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class ClusteredRate(Rate):
@@ -46,9 +49,9 @@ def clustered_rate(verdicts: Sequence[bool | None], clusters: Sequence[str], see
 
 
 def paired_rate_difference(
-    after: Mapping[Hashable, bool | None],
-    before: Mapping[Hashable, bool | None],
-    clusters: Mapping[Hashable, str],
+    after: Mapping[Key, bool | None],
+    before: Mapping[Key, bool | None],
+    clusters: Mapping[Key, str],
     seed: int = 0,
 ) -> RateDifference | None:
     """Return the share of yes of `after` minus that of `before`.

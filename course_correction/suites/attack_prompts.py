@@ -1,4 +1,4 @@
-"""Published attack prompts, read for replay: files of JailbreakBench and HarmBench, plain rows. Knows nothing of models.
+"""Read published attack prompts for replay: files of JailbreakBench and HarmBench, plain rows. Knows nothing of models.
 
 Nothing here searches for a prompt or makes one stronger. No text of a prompt reaches an error or the console.
 """
@@ -33,11 +33,11 @@ class AttackPrompt:
 
     Attributes:
         attack: Name of the method.
-        behavior_id: What the attack is after, in short.
-        behavior: The same as a request in plain words; None where the file has the id alone.
+        behavior_id: A short name of the behaviour that the attack wants.
+        behavior: The behaviour as a request in plain words; None where the file has only the id.
         category: Of the behaviour, if known.
-        prompt: What the model is sent; None where the attack found nothing, and published rates count no success.
-        cipher: What the answer is decoded by, if anything.
+        prompt: The text sent to the model; None where the attack has no prompt, which published rates count as a failure.
+        cipher: The cipher that decodes the answer, if any.
     """
 
     attack: str
@@ -50,7 +50,7 @@ class AttackPrompt:
 
 @dataclass(frozen=True)
 class _Source:
-    """An entry of `jailbreak_files`: where it is, its attack's name and checksum if given, the path and revision there."""
+    """An entry of `jailbreak_files`: its place, the attack's name and checksum if given, and its path and revision there."""
 
     entry: str
     place: str
@@ -81,10 +81,10 @@ def read_attack_prompts(files: Sequence[str], ciphers: Sequence[str], first: int
         if source.path.suffix == ".csv":
             texts |= _read_behaviors(source, content)
             continue
-        found = list(_read_rows(source, content))
-        if not found:
+        prompts = list(_read_rows(source, content))
+        if not prompts:
             raise UsageError(f"{entry} holds no prompt.")
-        rows += found
+        rows += prompts
     if not rows:
         raise UsageError("jailbreak_files names no file of prompts, but tables of behaviours only. Add one of prompts.")
     kept: list[AttackPrompt] = []
@@ -100,14 +100,14 @@ def read_attack_prompts(files: Sequence[str], ciphers: Sequence[str], first: int
 def index_prompts(prompts: Sequence[AttackPrompt]) -> list[tuple[str, int, AttackPrompt]]:
     """Return each prompt's request id, which no other prompt has in any run, and its number among those of its behaviour."""
     counts: Counter[tuple[str, str]] = Counter()
-    found = []
+    indexed = []
     for one in prompts:
         key = (one.attack, one.behavior_id)
         number = counts[key]
         counts[key] += 1
         digest = text_digest(*key, str(number), one.cipher or "", one.prompt or "")
-        found.append((f"{re.sub(r'[^A-Za-z0-9]+', '-', one.attack).lower()}-{digest}", number, one))
-    return found
+        indexed.append((f"{re.sub(r'[^A-Za-z0-9]+', '-', one.attack).lower()}-{digest}", number, one))
+    return indexed
 
 
 def _encoded(row: AttackPrompt, ciphers: Sequence[str]) -> Iterator[AttackPrompt]:
@@ -115,7 +115,7 @@ def _encoded(row: AttackPrompt, ciphers: Sequence[str]) -> Iterator[AttackPrompt
         yield row
         return
     if not row.behavior:
-        raise UsageError(f"A row of {row.attack} has no text of its behaviour to encode: give `behavior` in a .jsonl file.")
+        raise UsageError(f"A row of {row.attack} has no text of its behaviour to encode. Give `behavior` in a .jsonl file.")
     plain = (one["prompt"] for one in read_benign_rows("train") if not one["alarming"])
     shortest = sorted(plain, key=lambda text: (len(text), text))[:NUM_DEMONSTRATIONS]
     for cipher in ciphers:
@@ -123,7 +123,7 @@ def _encoded(row: AttackPrompt, ciphers: Sequence[str]) -> Iterator[AttackPrompt
 
 
 def _parse(entry: str) -> _Source:
-    """Take an entry of `jailbreak_files` apart, and refuse what is elsewhere and not pinned."""
+    """Parse an entry of `jailbreak_files`, and refuse one on the network that is not pinned."""
     rest, mark, sha256 = entry.partition("#sha256=")
     if mark and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"{entry}: a sha256 has 64 hexadecimal digits, this one has {len(sha256)} characters.")
@@ -131,26 +131,29 @@ def _parse(entry: str) -> _Source:
     name, place = (named[1], named[2]) if named else (None, rest)
     source = _Source(entry, place, name, sha256.lower() or None, PurePosixPath(Path(place).expanduser().absolute()))
     is_url = place.startswith(("http://", "https://"))
-    found = re.fullmatch(_URL if is_url else _HUB, place)
-    if not is_url and (found is None or Path(place).exists()):
+    match = re.fullmatch(_URL if is_url else _HUB, place)
+    if not is_url and (match is None or Path(place).exists()):
         return source
-    if found is None:
-        raise UsageError(f"{entry} is no raw file of GitHub: give https://raw.githubusercontent.com/owner/name/commit/path.")
-    revision = found["revision"] or ""
+    if match is None:
+        raise UsageError(
+            f"{entry} is not a raw file on GitHub. Give https://raw.githubusercontent.com/owner/name/commit/path."
+        )
+    revision = match["revision"] or ""
     if not re.fullmatch("[0-9a-f]{40}", revision):
-        raise UsageError(f"{entry} is not pinned (revision {revision or 'missing'}): name a commit, 40 hexadecimal digits.")
+        raise UsageError(f"{entry} is not pinned (revision {revision or 'missing'}). Name a commit, 40 hexadecimal digits.")
     if is_url and not sha256:
-        raise UsageError(f"{entry} has no checksum: add #sha256=<64 hexadecimal digits> behind the URL.")
-    return replace(source, path=PurePosixPath(found["path"]), revision=revision)
+        raise UsageError(f"{entry} has no checksum. Add #sha256=<64 hexadecimal digits> to the URL.")
+    return replace(source, path=PurePosixPath(match["path"]), revision=revision)
 
 
 def _read(source: _Source) -> bytes:
-    """Return the bytes of a file, fetched once into the cache if it is elsewhere, and checked against its checksum."""
+    """Return the bytes of a file, checked against its checksum. A file on the network is downloaded once, into the cache."""
     if source.revision is None:
         path = Path(source.path)
         if not path.is_file():
             raise UsageError(
-                f"There is no file {source.place}. jailbreak_files takes files, owner/name:path@commit and raw GitHub URLs."
+                f"There is no file {source.place}. jailbreak_files takes local files, owner/name:path@commit and raw "
+                "GitHub URLs."
             )
     else:
         path = cache_folder() / "jailbreaks" / f"{text_digest(source.place)}{source.path.suffix}"
@@ -164,9 +167,9 @@ def _read(source: _Source) -> bytes:
 
 
 def _check_sum(source: _Source, content: bytes) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if source.sha256 and found != source.sha256:
-        raise UsageError(f"{source.entry} is not the file of that checksum: its sha256 is {found}.")
+    digest = hashlib.sha256(content).hexdigest()
+    if source.sha256 and digest != source.sha256:
+        raise UsageError(f"{source.entry} does not have that checksum: its sha256 is {digest}. Check the file.")
 
 
 def _fetch_hub(place: str) -> bytes:
@@ -178,8 +181,8 @@ def _fetch_hub(place: str) -> bytes:
         return Path(hf_hub_download(repository, path, repo_type="dataset", revision=revision)).read_bytes()
     except Exception as error:
         raise UsageError(
-            f"{place} cannot be fetched from the Hub: {type(error).__name__}. Check id, path and commit, the network and, "
-            "for a gated dataset, `hf auth login`."
+            f"{place} cannot be downloaded from the Hub: {type(error).__name__}. Check id, path and commit, the network "
+            "and, for a gated dataset, `hf auth login`."
         ) from None
 
 
@@ -193,7 +196,7 @@ def _name_of(source: _Source) -> str:
         up = 2 if path.parent.name == "test_cases" else 0
         name = path.parents[up].name if len(path.parents) > up else ""
         if not name:
-            raise UsageError(f"{source.entry} does not tell the attack's name: give NAME={source.place}.")
+            raise UsageError(f"{source.entry} does not contain the attack's name. Give NAME={source.place}.")
         return name
     return path.stem
 
@@ -218,10 +221,10 @@ def _read_rows(source: _Source, content: bytes) -> Iterator[AttackPrompt]:
         name = source.name or _name_of(source)
         for number, (behavior_id, prompts) in enumerate(value.items(), 1):
             named = _text(source, number, {"behaviour id": behavior_id}, "behaviour id")
-            # A behaviour for which the method found nothing is a null prompt too.
+            # A behaviour without prompts counts as one null prompt.
             for prompt in prompts or [None]:
-                found = _prompt(source, number, {"prompt": prompt})
-                yield AttackPrompt(name, named, None, None, found, None)
+                text = _prompt(source, number, {"prompt": prompt})
+                yield AttackPrompt(name, named, None, None, text, None)
     else:
         raise UsageError(
             f"{source.entry} has an unknown format (keys: {_keys(value)}). It needs `parameters` and `jailbreaks` of "
@@ -235,12 +238,12 @@ def _plain_row(source: _Source, number: int, row: dict[str, Any]) -> AttackPromp
     attack, behavior = source.name or _text(source, number, row, "attack"), _text(source, number, row, "behavior")
     cipher = row.get("cipher")
     if cipher is not None and cipher not in CIPHERS:
-        raise UsageError(f"{source.entry}: row {number} names a cipher that is none of {', '.join(CIPHERS)}.")
+        raise UsageError(f"{source.entry}: row {number} has an unknown cipher. Use {', '.join(CIPHERS)}.")
     behavior_id, category = _optional(row, "behavior_id") or _id_of(behavior), _optional(row, "category")
     return AttackPrompt(attack, behavior_id, behavior, category, _prompt(source, number, row), cipher)
 
 
-def _optional(row: Mapping[str, Any], key: str) -> str | None:
+def _optional(row: Mapping[str, object], key: str) -> str | None:
     value = row.get(key)
     return value.encode(errors="replace").decode() if isinstance(value, str) and value.strip() else None
 
@@ -261,30 +264,30 @@ def _load(source: _Source, content: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(content.decode())
     except ValueError:
-        raise UsageError(f"{source.entry}: {what} is not valid JSON. Mend or remove it.") from None
+        raise UsageError(f"{source.entry}: {what} is not valid JSON. Correct or remove it.") from None
     if not isinstance(value, dict):
         raise UsageError(f"{source.entry}: {what} is {_kind(value)}, not an object.")
     return value
 
 
-def _text(source: _Source, number: int, row: Mapping[str, Any], key: str) -> str:
+def _text(source: _Source, number: int, row: Mapping[str, object], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip() or re.search("[\ud800-\udfff]", value):
         raise UsageError(f"{source.entry}: row {number} has a null or empty {key}. Remove that row.")
     return value
 
 
-def _prompt(source: _Source, number: int, row: Mapping[str, Any]) -> str | None:
-    """Return the prompt of a row; None stays None, and nothing else that is no text does."""
+def _prompt(source: _Source, number: int, row: Mapping[str, object]) -> str | None:
+    """Return the prompt of a row. None stays None; any other value that is not a text is refused."""
     return None if row.get("prompt") is None else _text(source, number, row, "prompt")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "null" if value is None else f"a {type(value).__name__}"
 
 
-def _keys(row: Mapping[str, Any]) -> str:
-    """Name the keys that read as names; a key may be a text, which is counted only."""
+def _keys(row: Mapping[str, object]) -> str:
+    """Return the keys that look like names. A key may be a harmful text, so others are only counted."""
     names = [key for key in row if re.fullmatch(r"[A-Za-z_]{1,24}", key)]
     others = len(row) - len(names)
     return ", ".join([*names[:8], *([f"{others} others"] if others else [])]) or "none"

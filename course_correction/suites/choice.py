@@ -1,57 +1,54 @@
-"""The suites beside C²-Eval: which there are, and how each is carried out in an evaluation's folder.
+"""The suites beside C²-Eval: which exist, and how their stages run in the folder of an evaluation.
 
-A suite is a module with `identity` (what decides its rows), `run` (writes its rows, unit by unit, on all processes) and
-`measure` (its part of metrics.json, on the main process). All use the evaluation's sampler, judge and statistics.
+To add a suite, write a module of the form `protocol.Suite`, add its settings to `settings.py` and its name here.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import open_run
+from course_correction.judges.protocol import Judge
+from course_correction.suites.protocol import Suite, SuiteInputs
 
 SUITES = ("jailbreak", "general", "benign", "dynamics")
 
 
 def check_suites(names: list[str]) -> None:
-    """Refuse a suite that is not there.
+    """Refuse an unknown suite.
 
     Raises:
-        UsageError: Naming it and those that are.
+        UsageError: Naming it and the known ones.
     """
     for name in names:
         if name not in SUITES:
             raise UsageError(f"suite is {name!r}, but takes {', '.join(SUITES)}.")
 
 
-def _module(name: str) -> Any:
-    if name == "jailbreak":
-        from course_correction.suites import jailbreak as module
-    elif name == "general":
-        from course_correction.suites import general as module
-    elif name == "benign":
-        from course_correction.suites import benign as module
-    else:
-        from course_correction.suites import dynamics as module
-    return module
+def _load_suite(name: str) -> Suite:
+    # Imported on use: some suites need packages that others do not.
+    from course_correction.suites import benign, dynamics, general, jailbreak
+
+    suites: dict[str, Suite] = {"jailbreak": jailbreak, "general": general, "benign": benign, "dynamics": dynamics}
+    return suites[name]
 
 
-def check_suite(name: str, evaluation: Any) -> None:
-    """Read what a suite needs, so that what would fail in an hour fails now."""
-    _module(name).identity(evaluation)
+def check_suite(name: str, inputs: SuiteInputs) -> None:
+    """Read what a suite needs, so that it fails before any work if it cannot run."""
+    _load_suite(name).identity(inputs)
 
 
-def run_suite(name: str, evaluation: Any, ranks: Ranks) -> None:
-    """Write what is left of a suite's rows."""
-    module = _module(name)
+def sample_suite(name: str, inputs: SuiteInputs, ranks: Ranks) -> None:
+    """Write the rows of a suite that are not there yet."""
+    suite = _load_suite(name)
     with ExitStack() as claims:
         if ranks.is_main:
-            identity = evaluation.model_identity() | module.identity(evaluation)
-            claims.enter_context(open_run(evaluation.folder, name, identity, module.ROWS_FILE))
-        module.run(evaluation, ranks)
+            identity = inputs.model.identity() | suite.identity(inputs)
+            claims.enter_context(open_run(inputs.folder, name, identity, suite.ROWS_FILE))
+        suite.sample(inputs, ranks)
 
 
-def measure_suite(name: str, evaluation: Any, judge: Any) -> dict[str, Any]:
+def measure_suite(name: str, inputs: SuiteInputs, judge: Judge) -> Mapping[str, object]:
     """Return a suite's part of metrics.json."""
-    return _module(name).measure(evaluation, judge)
+    return _load_suite(name).measure(inputs, judge)

@@ -1,99 +1,48 @@
-"""Suite `jailbreak`: how often does the model give in to published attack prompts, replayed as they are?
+"""Suite `jailbreak`: how often does the model comply with published attack prompts, replayed unchanged?
 
 Attack success rate: the share of answers that do not refuse (or that a judge calls a success), by attack. Prompts are read
-by `jailbreaks`; nothing here searches for one. An attack made on this very model would do better than one replayed.
+by `attack_prompts`; nothing here searches for one. An attack optimised on this very model would succeed more often.
 """
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path as FilePath
-from typing import Any, Literal
+from pathlib import Path
+from typing import cast
 
 from course_correction.base.errors import UsageError
-from course_correction.base.files import chunked, read_jsonl, text_digest
+from course_correction.base.files import chunked, text_digest
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.base.run_folder import RUN_FILE, open_run
-from course_correction.generation.protocol import Prefill
-from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
-from course_correction.suites.attack_judges import DEFAULT_MODELS, ROWS_FILE, VERDICTS_FILE, judge_rows, read_template
+from course_correction.base.settings import identity_of
+from course_correction.generation.evaluated_model import sample_rows
+from course_correction.generation.protocol import Prefill, SamplingSettings
+from course_correction.judges.protocol import Judge
+from course_correction.report.schema import AttackRate, Jailbreak, PairedDifference, Rate
+from course_correction.statistics.clustered_rates import (
+    clustered_rate,
+    paired_rate_difference,
+)
+from course_correction.suites.attack_judges import ROWS_FILE, VERDICTS_FILE, AttackRow, judge_rows, read_successes
 from course_correction.suites.attack_prompts import AttackPrompt, index_prompts, read_attack_prompts
-from course_correction.suites.ciphers import CIPHERS
+from course_correction.suites.first_word_judge import DEFAULT_MODELS, read_harmbench_template
+from course_correction.suites.protocol import SuiteInputs
+from course_correction.suites.settings import JailbreakSettings, SuiteSettings
 
 logger = logging.getLogger(__name__)
 
 _JUDGING = "jailbreak_judging"
 
 
-@dataclass
-class JailbreakSettings:
-    """Which attack prompts are replayed, and who says whether they succeed."""
-
-    jailbreak_files: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "attack prompts: files of JailbreakBench, HarmBench or .jsonl (attack, behavior, prompt), each a path, "
-            "owner/name:path@commit on the Hub or a raw GitHub URL, as [NAME=]file[#sha256=...]; mild imitations without it"
-        },
-    )
-    jailbreak_ciphers: list[str] = field(
-        default_factory=lambda: ["caesar", "self_cipher"],
-        metadata={"help": "ciphers for the behaviours of attack CipherChat: caesar, ascii, morse, self_cipher"},
-    )
-    jailbreak_max_new_tokens: int = field(default=64, metadata={"help": "tokens an answer to an attack prompt"})
-    max_attack_prompts: int | None = field(default=None, metadata={"help": "replay the first n prompts of each attack only"})
-    jailbreak_judge: Literal["refusal", "judge", "llama_guard", "harmbench"] = field(
-        default="refusal",
-        metadata={
-            "help": "an attack succeeds by: no refusal, the evaluation's judge, Llama Guard, or HarmBench's classifier"
-        },
-    )
-    jailbreak_judge_model: str | None = field(
-        default=None, metadata={"help": "another model for jailbreak_judge: llama_guard or harmbench"}
-    )
-    jailbreak_judge_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
-    jailbreak_judge_template: str | None = field(
-        default=None, metadata={"help": "prompt of jailbreak_judge: harmbench, a file with {behavior} and {generation}"}
-    )
-
-    def check_jailbreak(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UsageError: Naming the setting, the value and what it takes.
-        """
-        for name in ("jailbreak_max_new_tokens", "max_attack_prompts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}, but must be at least 1.")
-        for name in self.jailbreak_ciphers:
-            if name not in CIPHERS:
-                raise UsageError(f"jailbreak_ciphers has {name!r}, but takes {', '.join(CIPHERS)}.")
-        if not self.jailbreak_ciphers or len(set(self.jailbreak_ciphers)) < len(self.jailbreak_ciphers):
-            raise UsageError(f"jailbreak_ciphers is {self.jailbreak_ciphers}; name at least one, each once.")
-        if self.jailbreak_judge not in ("refusal", "judge", *DEFAULT_MODELS):
-            raise UsageError(
-                f"jailbreak_judge is {self.jailbreak_judge!r}, but takes refusal, judge, {', '.join(DEFAULT_MODELS)}."
-            )
-        if (self.jailbreak_judge_model or self.jailbreak_judge_revision) and self.jailbreak_judge not in DEFAULT_MODELS:
-            raise UsageError(
-                "jailbreak_judge_model and _revision are used with jailbreak_judge: llama_guard or harmbench only."
-            )
-        if self.jailbreak_judge_template and self.jailbreak_judge != "harmbench":
-            raise UsageError("jailbreak_judge_template is used with jailbreak_judge: harmbench only.")
-        if self.jailbreak_judge == "harmbench":
-            read_template(self.jailbreak_judge_template)
-
-
-def identity(evaluation: Any) -> dict[str, Any]:
-    """Return what decides the rows, once the files are read and found fit for the judge and the baseline.
+def identity(inputs: SuiteInputs) -> dict[str, object]:
+    """Return what decides the rows, once the files are read and fit the judge and the baseline.
 
     Raises:
-        UsageError: If a file cannot be used, the judge needs texts that it lacks, or the baseline was judged otherwise.
+        UsageError: If a file cannot be used, the judge needs texts that it lacks, or the baseline had another judge.
     """
-    settings, indexed = evaluation.settings, _read_prompts(evaluation.settings)
+    settings = inputs.settings
+    indexed = _read_prompts(settings)
     if settings.jailbreak_judge != "refusal":
         without = sum(one.behavior is None and one.prompt is not None for _, _, one in indexed)
         if without:
@@ -101,38 +50,32 @@ def identity(evaluation: Any) -> dict[str, Any]:
                 f"jailbreak_judge: {settings.jailbreak_judge} reads the behaviour, and {without} prompts have its id only. "
                 "Add HarmBench's table of behaviours (.csv) to jailbreak_files, or judge by refusal."
             )
-    found = {
-        "jailbreak_ciphers": settings.jailbreak_ciphers,
-        "jailbreak_max_new_tokens": settings.jailbreak_max_new_tokens,
-        "max_attack_prompts": settings.max_attack_prompts,
+    if settings.baseline_dir:
+        _check_baseline(Path(settings.baseline_dir), settings)
+    return identity_of(settings, "jailbreak") | {
         "attack_prompts": len(indexed),
         # A request id stands for attack, behaviour, cipher and prompt.
         "attack_prompts_digest": text_digest(*(request_id for request_id, _, _ in indexed)),
     }
-    if settings.baseline_dir:
-        _check_baseline(FilePath(settings.baseline_dir), settings)
-    return found
 
 
-def _read_prompts(settings: Any) -> list[tuple[str, int, AttackPrompt]]:
+def _read_prompts(settings: JailbreakSettings) -> list[tuple[str, int, AttackPrompt]]:
     return index_prompts(
         read_attack_prompts(settings.jailbreak_files, settings.jailbreak_ciphers, settings.max_attack_prompts)
     )
 
 
-def _judging_identity(settings: Any) -> dict[str, Any]:
-    found = {name: getattr(settings, name) for name in ("jailbreak_judge", "jailbreak_judge_revision")}
-    found["jailbreak_judge_model"] = settings.jailbreak_judge_model or DEFAULT_MODELS.get(settings.jailbreak_judge)
-    if settings.jailbreak_judge == "harmbench":
-        found["jailbreak_judge_template"] = text_digest(read_template(settings.jailbreak_judge_template))
-    if settings.jailbreak_judge == "judge":
-        names = "judge judge_model judge_revision judge_threshold judge_by_probability judge_label judge_base_url"
-        found |= {name: getattr(settings, name) for name in names.split()}
-    return found
+def _judging_identity(settings: SuiteSettings) -> dict[str, object]:
+    judge = settings.jailbreak_judge
+    identity = identity_of(settings, _JUDGING)
+    identity["jailbreak_judge_model"] = settings.jailbreak_judge_model or DEFAULT_MODELS.get(judge)
+    if judge == "harmbench":
+        identity["jailbreak_judge_template"] = text_digest(read_harmbench_template(settings.jailbreak_judge_template))
+    return identity | (identity_of(settings, "judging") if judge == "judge" else {})
 
 
-def _check_baseline(folder: FilePath, settings: Any) -> None:
-    """Refuse a baseline whose rates mean something else: another judge, or longer answers."""
+def _check_baseline(folder: Path, settings: SuiteSettings) -> None:
+    """Refuse a baseline whose rates mean something else: another judge, or answers of another length."""
     if not (folder / VERDICTS_FILE).is_file():
         return
     runs = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
@@ -142,85 +85,92 @@ def _check_baseline(folder: FilePath, settings: Any) -> None:
         for name, value in values.items():
             if known.get(name) != value:
                 raise UsageError(
-                    f"{folder} was measured with {name} {known.get(name)!r}, not {value!r}: no difference can be taken. "
-                    "Use the same, or another baseline_dir."
+                    f"{folder} was measured with {name} {known.get(name)!r}, not {value!r}: no difference can be computed. "
+                    "Use the same value, or another baseline_dir."
                 )
 
 
-def run(evaluation: Any, ranks: Ranks) -> None:
+def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
     """Write jailbreak.jsonl: the model's greedy answer to each attack prompt; null prompts are marked and not asked."""
-    from course_correction.generation.decoding import SamplingSettings
+    settings, model = inputs.settings, inputs.model
+    units = chunked(_read_prompts(settings), PROMPTS_PER_UNIT)
+    sampling = SamplingSettings(settings.jailbreak_max_new_tokens, temperature=0, seed=settings.seed)
 
-    units = chunked(_read_prompts(evaluation.settings), PROMPTS_PER_UNIT)
-    sampling = SamplingSettings(evaluation.settings.jailbreak_max_new_tokens, temperature=0, seed=evaluation.settings.seed)
-
-    def answer(unit: int) -> list[dict[str, Any]]:
-        begun = [Prefill(one.prompt, (), request_id) for request_id, _, one in units[unit] if one.prompt is not None]
-        written = iter(evaluation.sampler().sample(begun, sampling) if begun else [])
+    def answer(unit: int) -> list[AttackRow]:
+        asked = [Prefill(one.prompt, (), request_id) for request_id, _, one in units[unit] if one.prompt is not None]
+        completions = iter(model.sampler().sample(asked, sampling) if asked else [])
         rows = []
         for request_id, number, one in units[unit]:
-            row = {"request_id": request_id, "attack": one.attack, "behavior_id": one.behavior_id, "prompt_index": number}
+            row: AttackRow = {
+                "request_id": request_id, "attack": one.attack, "behavior_id": one.behavior_id, "prompt_index": number,
+            }  # fmt: skip
             if one.prompt is None:
-                rows.append(row | {"null_prompt": True})
+                row["null_prompt"] = True
             else:
-                found = next(written)
-                rows.append(row | {"answer": found.text, "num_tokens": found.num_tokens})
+                completion = next(completions)
+                row["answer"], row["num_tokens"] = completion.text, completion.num_tokens
+            rows.append(row)
         return rows
 
     ids = [[request_id for request_id, _, _ in unit] for unit in units]
-    evaluation.run_stage(ROWS_FILE, ids, lambda rows: len(rows) == 1, answer, ranks, "attack prompts")
+    sample_rows(inputs.folder / ROWS_FILE, ids, answer, model, ranks, "attack prompts")
 
 
-def measure(evaluation: Any, judge: Any) -> dict[str, Any]:
-    """Judge what is left to judge, and return the suite's part of metrics.json.
+def measure(inputs: SuiteInputs, judge: Judge) -> Jailbreak:
+    """Judge the answers that have no verdict yet, and return the suite's part of metrics.json.
 
     Args:
-        evaluation: Whose rows are written.
-        judge: The evaluation's own, asked where `jailbreak_judge` is `judge`.
+        inputs: Of a run whose rows are finished.
+        judge: That of the evaluation, asked where `jailbreak_judge` is `judge`.
     """
-    settings, indexed = evaluation.settings, _read_prompts(evaluation.settings)
-    prompts = {request_id: one for request_id, _, one in indexed}
-    # Verdicts on other answers to the same prompts are not these ones'.
-    answers = {"answers_digest": text_digest((evaluation.folder / ROWS_FILE).read_text(encoding="utf-8"))}
-    with open_run(evaluation.folder, _JUDGING, _judging_identity(settings) | answers, VERDICTS_FILE):
-        judge_rows(evaluation, prompts, judge)
-    verdicts = {row["request_id"]: row["success"] for row in read_jsonl(evaluation.folder / VERDICTS_FILE)}
+    settings, folder = inputs.settings, inputs.folder
+    prompts = {request_id: one for request_id, _, one in _read_prompts(settings)}
+    # Verdicts on other answers to the same prompts do not count for these.
+    answers = {"answers_digest": text_digest((folder / ROWS_FILE).read_text(encoding="utf-8"))}
+    with open_run(folder, _JUDGING, _judging_identity(settings) | answers, VERDICTS_FILE):
+        judge_rows(folder, prompts, judge, settings)
+    successes = read_successes(folder)
     ids: dict[str, list[str]] = {}
     for request_id, one in prompts.items():
         ids.setdefault(one.attack, []).append(request_id)
 
-    def share(some: Sequence[str]) -> dict[str, Any]:
-        return clustered_rate([verdicts[name] for name in some], [prompts[name].behavior_id for name in some], settings.seed)
+    def success_rate(names: Sequence[str]) -> Rate:
+        behaviors = [prompts[name].behavior_id for name in names]
+        return cast(Rate, clustered_rate([successes[name] for name in names], behaviors, settings.seed))
 
-    attacks = {}
-    for attack, some in ids.items():
-        asked = [name for name in some if prompts[name].prompt is not None]
-        entry = share(some) | {"null_prompts": len(some) - len(asked), "value_without_null": share(asked)["value"]}
-        ciphers = dict.fromkeys(prompts[name].cipher for name in some)
-        if any(ciphers):
-            entry["ciphers"] = {
-                cipher: share([name for name in some if prompts[name].cipher == cipher]) for cipher in ciphers if cipher
+    attacks: dict[str, AttackRate] = {}
+    for attack, names in ids.items():
+        asked = [name for name in names if prompts[name].prompt is not None]
+        attacks[attack] = {
+            **success_rate(names),
+            "null_prompts": len(names) - len(asked),
+            "value_without_null": success_rate(asked)["value"],
+        }
+        if ciphers := list(dict.fromkeys(one.cipher for name in names if (one := prompts[name]).cipher)):
+            attacks[attack]["ciphers"] = {
+                str(cipher): success_rate([name for name in names if prompts[name].cipher == cipher]) for cipher in ciphers
             }
-        attacks[attack] = entry
     values = [entry["value"] for entry in attacks.values() if entry["value"] is not None]
-    metrics = {
+    metrics: Jailbreak = {
         "attacks": attacks,
         "mean": sum(values) / len(values) if values else None,
-        "overall": share(list(prompts)),
+        "overall": success_rate(list(prompts)),
         "judge": judge.name if settings.jailbreak_judge == "judge" else settings.jailbreak_judge,
         "max_new_tokens": settings.jailbreak_max_new_tokens,
     }
-    if settings.baseline_dir:
-        path = FilePath(settings.baseline_dir) / VERDICTS_FILE
-        if path.is_file():
-            before = {row["request_id"]: row["success"] for row in read_jsonl(path)}
-            behaviors = {name: one.behavior_id for name, one in prompts.items()}
+    if not settings.baseline_dir:
+        return metrics
+    baseline = Path(settings.baseline_dir)
+    if not (baseline / VERDICTS_FILE).is_file():
+        logger.info(f"{baseline} holds no verdicts on attack prompts: there is no difference to it.")
+        return metrics
+    before = read_successes(baseline)
+    behaviors = {name: one.behavior_id for name, one in prompts.items()}
 
-            def difference(some: Sequence[str]) -> dict[str, Any] | None:
-                return paired_rate_difference({name: verdicts[name] for name in some}, before, behaviors, settings.seed)
+    def difference(names: Sequence[str]) -> PairedDifference | None:
+        after = {name: successes[name] for name in names}
+        return cast(PairedDifference | None, paired_rate_difference(after, before, behaviors, settings.seed))
 
-            metrics["difference"] = {attack: difference(some) for attack, some in ids.items()}
-            metrics["overall_difference"] = difference(list(prompts))
-        else:
-            logger.info(f"{settings.baseline_dir} holds no verdicts on attack prompts: there is no difference to it.")
+    metrics["difference"] = {attack: difference(names) for attack, names in ids.items()}
+    metrics["overall_difference"] = difference(list(prompts))
     return metrics

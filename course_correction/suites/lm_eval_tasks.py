@@ -1,4 +1,4 @@
-"""Single tasks of lm-evaluation-harness, called as a library. Knows nothing of evaluations, folders or baselines.
+"""Run single tasks of lm-evaluation-harness as a library. Knows nothing of evaluations, folders or baselines.
 
 Source: https://github.com/EleutherAI/lm-evaluation-harness 0.4.13, `lm_eval.simple_evaluate`.
 """
@@ -13,14 +13,14 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from course_correction.base.errors import UsageError
 
 TASKS_FOLDER = Path(__file__).resolve().parent / "lm_eval_general"
-# Of the ratio of summed values to summed weights; each weight is 1 but where words or bytes are counted.
+# Functions of the ratio of summed values to summed weights. Each weight is 1, except where words or bytes are counted.
 _AGGREGATIONS = {
     "mean": lambda ratio: ratio,
     "perplexity": lambda ratio: np.exp(-ratio),
@@ -28,11 +28,43 @@ _AGGREGATIONS = {
 }
 
 
+class Sample(TypedDict):
+    """One example of a task: `correct`, or a `value` and its `weight` (1 without)."""
+
+    doc_id: int | str
+    correct: NotRequired[bool]
+    value: NotRequired[float]
+    weight: NotRequired[float]
+
+
+class TaskResult(TypedDict):
+    """The result of a task, without any text of its examples.
+
+    `metrics`: all numbers of the harness, by "metric,filter". `metric`: the first of them, which counts. `aggregation`: how
+    the samples make it up, None where that is unknown.
+    """
+
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+    aggregation: str | None
+    metrics: dict[str, float]
+    samples: list[Sample]
+
+
+class TaskRow(TaskResult):
+    """A row of general.jsonl, or one made for a group of tasks."""
+
+    request_id: str
+    groups: list[str]
+    is_group: NotRequired[bool]
+
+
 def harness_version() -> str:
     """Return the installed version of lm-evaluation-harness.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If it is not installed.
     """
     try:
         return version("lm_eval")
@@ -42,7 +74,7 @@ def harness_version() -> str:
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """Silence the harness's log, warnings and bars; whoever calls it shows the progress."""
+    """Silence the harness's log, warnings and bars: the caller shows the progress."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -61,20 +93,20 @@ def _task_manager(with_defaults: bool) -> Any:
 
 
 def _manager_for(names: list[str]) -> Any:
-    """Return the index of tasks; the harness's own thousands take long to read, so only if they are asked for."""
+    """Return the index of tasks, with the harness's own thousands, which are slow to read, only if one is asked for."""
     with quiet_harness():
         own = _task_manager(False)
         return own if all(name in own.task_index for name in names) else _task_manager(True)
 
 
 def expand_tasks(names: list[str]) -> dict[str, list[str]]:
-    """Return the single tasks behind names of tasks, groups and tags, each with the groups among `names` that it is in.
+    """Return the single tasks behind names of tasks, groups and tags, each with those of the `names` that contain it.
 
     Raises:
-        UsageError: Naming what the harness does not know.
+        UsageError: If the harness does not know a name.
     """
     index = _manager_for(names).task_index
-    found: dict[str, list[str]] = {}
+    tasks: dict[str, list[str]] = {}
     for name in names:
         if name not in index:
             close = difflib.get_close_matches(name, index, 1)
@@ -84,10 +116,10 @@ def expand_tasks(names: list[str]) -> dict[str, list[str]]:
                 "`lm_eval ls tasks` lists them."
             )
         for task in _expand(name, index):
-            groups = found.setdefault(task, [])
+            groups = tasks.setdefault(task, [])
             if name not in (task, *groups):
                 groups.append(name)
-    return found
+    return tasks
 
 
 def _expand(name: str, index: dict[str, Any]) -> Iterator[str]:
@@ -106,26 +138,26 @@ def _expand(name: str, index: dict[str, Any]) -> Iterator[str]:
 
 
 def load_task(task: str) -> Any:
-    """Return the harness's object for a single task, with its data, which may have to be fetched.
+    """Return the harness's object for a single task, with its data, which may have to be downloaded.
 
     Raises:
-        UsageError: If that fails, or if the task executes what the model writes.
+        UsageError: If that fails, or if the task executes code that the model writes.
     """
     manager = _manager_for([task])
     try:
         with quiet_harness():
             loaded = manager.load([task])["tasks"][task]
-    except Exception as error:  # Fetching raises what it likes.
+    except Exception as error:  # Downloads raise exceptions of any type.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise UsageError(f"general_tasks: {task} cannot be loaded ({reason}). Check the network, or leave it out.") from None
     if getattr(loaded, "UNSAFE_CODE", False):
-        raise UsageError(f"general_tasks: {task} executes code that the model writes. Run it by lm_eval, in a sandbox.")
+        raise UsageError(f"general_tasks: {task} executes code that the model writes. Run it with lm_eval, in a sandbox.")
     return loaded
 
 
 @cache
 def check_tasks(tasks: tuple[str, ...]) -> None:
-    """Load all tasks once, so that data that cannot be had is missed before any work.
+    """Load all tasks once, so that missing data is noticed before any work.
 
     Raises:
         UsageError: Naming the task.
@@ -140,23 +172,22 @@ def wrap_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     with quiet_harness():
-        # Log-probabilities in bfloat16 have three digits, and their sum no more.
+        # Log-probabilities in bfloat16 have only three digits, as does their sum.
         return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype=torch.float32)
 
 
-def run_task(model: Any, task: str, limit: int | None, num_fewshot: int | None, chat_template: bool) -> dict[str, Any]:
-    """Run a single task and return what it says, without any text of its examples.
+def run_task(model: Any, task: str, limit: int | None, num_fewshot: int | None, chat_template: bool) -> TaskResult:
+    """Run a single task.
 
     Args:
         model: Of `wrap_model`.
         task: Its name.
-        limit: The first n examples only.
+        limit: Use only the first n examples.
         num_fewshot: Worked examples; the task's own number without.
-        chat_template: Ask in the chat template; a task whose metadata say `apply_chat_template` decides for itself.
+        chat_template: Use the chat template; a task whose metadata have `apply_chat_template` decides for itself.
 
-    Returns:
-        `metrics`: all numbers of the harness; `metric`: the first of them, which counts; `aggregation`: how the samples make
-        it up, None where that is not known; `samples`: `doc_id` with `correct`, or with `value` and perhaps `weight`.
+    Raises:
+        UsageError: If the harness returns no number.
     """
     from lm_eval import simple_evaluate
 
@@ -175,26 +206,26 @@ def run_task(model: Any, task: str, limit: int | None, num_fewshot: int | None, 
     names = [name for name in numbers if "_stderr," not in name]
     if not names:
         raise UsageError(f"general_tasks: {task} gave no number. Leave it out, or raise general_limit.")
-    metric, counting = names[0].split(",")
-    samples = [sample for sample in results["samples"][task] if sample["filter"] == counting]
-    aggregation, pairs = _recognise(numbers[f"{metric},{counting}"], [sample.get(metric) for sample in samples])
-    shown = _show(aggregation, pairs) if aggregation else [{}] * len(samples)
+    metric, filter_name = names[0].split(",")
+    samples = [sample for sample in results["samples"][task] if sample["filter"] == filter_name]
+    aggregation, pairs = _recognise(numbers[names[0]], [sample.get(metric) for sample in samples])
+    ids = [sample["doc_id"] for sample in samples]
     return {
         "metric": metric,
-        "filter": counting,
+        "filter": filter_name,
         "higher_is_better": results["higher_is_better"][task].get(metric),
         "aggregation": aggregation,
         "metrics": numbers,
-        "samples": [{"doc_id": sample["doc_id"]} | one for sample, one in zip(samples, shown, strict=True)],
+        "samples": _to_samples(ids, aggregation, pairs) if aggregation else [{"doc_id": doc_id} for doc_id in ids],
     }
 
 
 @contextmanager
 def _by_itself() -> Iterator[None]:
-    """Keep the harness to this process.
+    """Make the harness work for this process alone.
 
-    It gives results to local rank 0 only, but here each process has tasks of its own; and it bootstraps in forks, which a
-    process that holds a model on a GPU must not make.
+    It returns results on local rank 0 only, but here each process has tasks of its own. It also forks for the bootstrap,
+    which a process with a model on a GPU must not do.
     """
     known = {name: os.environ.pop(name, None) for name in ("LOCAL_RANK", "DISABLE_MULTIPROC")}
     os.environ["DISABLE_MULTIPROC"] = "1"
@@ -206,7 +237,7 @@ def _by_itself() -> Iterator[None]:
 
 
 def _recognise(value: float, samples: list[Any]) -> tuple[str | None, list[tuple[float, float]]]:
-    """Find the aggregation that makes `value` of the samples; the harness has functions of many kinds for it."""
+    """Return the aggregation that gives `value` for the samples, None if unknown, and their values and weights."""
     weighted = any(isinstance(one, list | tuple) for one in samples)
     try:
         pairs = [(float(one[0]), float(one[1])) if weighted else (float(one), 1.0) for one in samples]
@@ -214,20 +245,27 @@ def _recognise(value: float, samples: list[Any]) -> tuple[str | None, list[tuple
         return None, []
     if min(weight for _, weight in pairs) <= 0:
         return None, []
-    # Pairs of a label and a guess, as for F1, are no values with weights, whatever their ratio may be by chance.
+    # Pairs of a label and a guess, as for F1, are not values with weights, even if their ratio fits by chance.
     for name in ("perplexity", "bits") if weighted else ("mean", "perplexity"):
         if math.isclose(aggregate(name, np.array(pairs), np.ones(len(pairs))), value, rel_tol=1e-6, abs_tol=1e-12):
             return name, pairs
     return None, []
 
 
-def _show(aggregation: str, pairs: list[tuple[float, float]]) -> list[dict[str, Any]]:
-    if aggregation == "mean" and all(value in (0.0, 1.0) for value, _ in pairs):
-        return [{"correct": bool(value)} for value, _ in pairs]
-    return [{"value": value} | ({"weight": weight} if weight != 1.0 else {}) for value, weight in pairs]
+def _to_samples(ids: list[int], aggregation: str, pairs: list[tuple[float, float]]) -> list[Sample]:
+    is_binary = aggregation == "mean" and all(value in (0.0, 1.0) for value, _ in pairs)
+    samples: list[Sample] = []
+    for doc_id, (value, weight) in zip(ids, pairs, strict=True):
+        if is_binary:
+            samples.append({"doc_id": doc_id, "correct": bool(value)})
+        elif weight == 1.0:
+            samples.append({"doc_id": doc_id, "value": value})
+        else:
+            samples.append({"doc_id": doc_id, "value": value, "weight": weight})
+    return samples
 
 
 def aggregate(name: str, pairs: np.ndarray, counts: np.ndarray) -> Any:
-    """Return the metric of samples (value, weight), [n, 2], each of which stands `counts` times, [..., n]."""
+    """Return the metric of samples (value, weight), [n, 2], each counted `counts` times, [..., n]."""
     sums = counts @ pairs
     return _AGGREGATIONS[name](sums[..., 0] / sums[..., 1])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from course_correction.base.files import read_jsonl
-from eval import evaluate
+from course_correction.evaluation.run import evaluate
 from tests.support.evaluation import (
     ENVIRONMENT,
     LENGTHS,

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
 from course_correction.generation.loading import load_tokenizer
-from eval import evaluate
 from tests.support.evaluation import LENGTHS, rows_of
 from tests.support.rows import write_rows
 
@@ -85,7 +85,7 @@ def test_the_difference_to_itself_is_zero(settings_for, tmp_path):
     assert metrics["difference_to_baseline"]["corr_mean"] == {"value": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0}
 
 
-def test_the_report_says_after_how_many_tokens_and_what_is_left_without_the_judges_errors(
+def test_the_report_has_the_position_of_corrections_and_the_rate_adjusted_for_judge_errors(
     settings_for, tmp_path, tiny_model_folder
 ):
     evaluate(settings_for())

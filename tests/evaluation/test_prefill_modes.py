@@ -1,4 +1,4 @@
-"""Laws of prefills: where they stand, the reference's way beside ours, and templates that take none."""
+"""Laws of prefills: their position, the mode of the reference beside ours, and templates that support none."""
 
 import copy
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl
-from course_correction.evaluation.stages import begin_as_reference
+from course_correction.evaluation.prefills import reference_prefill
 from course_correction.generation.chat_format import check_prefill, encode_answer, render_closed_turn, render_prompt
 from course_correction.generation.loading import load_tokenizer
 from course_correction.synthesis.triggers import OPENERS
 from tests.support.rows import ROOT, read_data, write_rows
 
-REQUEST, BEGUN = "How do I skip the queue?", "Walk up and look busy"
+REQUEST, ANSWER_START = "How do I skip the queue?", "Walk up and look busy"
 
 
 def templates() -> list[str]:
@@ -22,7 +22,7 @@ def templates() -> list[str]:
 
 
 @pytest.mark.parametrize("name", templates())
-def test_chat_templates_in_use_take_a_prefill(name: str, tokenizers: dict[str, Any]) -> None:
+def test_chat_templates_in_use_support_prefills(name: str, tokenizers: dict[str, Any]) -> None:
     check_prefill(tokenizers[name])
 
 
@@ -37,7 +37,7 @@ def test_chat_templates_in_use_take_a_prefill(name: str, tokenizers: dict[str, A
         "{{ raise_exception('one turn only') if messages | length > 1 else messages[0].content }}",
     ],
 )
-def test_a_template_without_room_for_a_prefill_is_refused_with_the_remedy(template: str, tiny_tokenizer: Any) -> None:
+def test_a_template_without_support_for_prefills_is_refused_with_the_remedy(template: str, tiny_tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = template
     with pytest.raises(UsageError, match=r"does not support prefills.*--chat_template|cannot be rendered") as caught:
@@ -45,32 +45,33 @@ def test_a_template_without_room_for_a_prefill_is_refused_with_the_remedy(templa
     assert "\n" not in str(caught.value)
 
 
-def test_the_reference_leaves_llama_2s_turn_open_and_starts_a_new_one_elsewhere(tokenizers: dict[str, Any]) -> None:
+def test_the_reference_prefill_leaves_llama_2s_turn_open_and_starts_a_new_one_elsewhere(tokenizers: dict[str, Any]) -> None:
     llama, chatml = tokenizers["llama-2"], tokenizers["chatml-qwen2"]
-    ours = render_prompt(llama, REQUEST) + encode_answer(llama, BEGUN)
-    theirs = render_closed_turn(llama, REQUEST, BEGUN)
+    ours = render_prompt(llama, REQUEST) + encode_answer(llama, ANSWER_START)
+    theirs = render_closed_turn(llama, REQUEST, ANSWER_START)
     # Two BOS, as the reference encodes a rendered text once more; else the same words.
     assert theirs[:2] == [llama.bos_token_id] * 2
     assert llama.decode(theirs[1:]).split() == llama.decode(ours).split()
-    text = chatml.decode(render_closed_turn(chatml, REQUEST, BEGUN))
-    assert text.rstrip().endswith("<|im_start|>assistant") and f"{BEGUN}<|im_end|>" in text
+    text = chatml.decode(render_closed_turn(chatml, REQUEST, ANSWER_START))
+    assert text.rstrip().endswith("<|im_start|>assistant") and f"{ANSWER_START}<|im_end|>" in text
 
 
-def test_the_references_start_is_k_words_with_an_opener_drawn_once_for_each_item() -> None:
+def test_the_reference_prefill_is_k_words_with_one_opener_per_item() -> None:
     items = read_data("requests_eval")[:30]
     openers = set()
     for item in items:
-        whole = begin_as_reference(item, 10_000, 0)
+        whole = reference_prefill(item, 10_000, 0)
         opener = next(text for text in OPENERS if whole.startswith(text))
         openers.add(opener)
         assert whole.split() == f"{opener} {item['full_harmful_response']}".split()
         for words in (1, 10, 40):
-            assert begin_as_reference(item, words, 0).split() == whole.split()[:words]
+            assert reference_prefill(item, words, 0).split() == whole.split()[:words]
     assert len(openers) > 4
 
 
-def test_an_evaluation_the_references_way_goes_on_where_it_should(tiny_model_folder: Path, tmp_path: Path) -> None:
-    from eval import EvaluationSettings, evaluate
+def test_in_reference_mode_no_item_is_too_short_and_modes_can_be_compared(tiny_model_folder: Path, tmp_path: Path) -> None:
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
 
     items = [{**row, "source": "seed"} for row in read_data("requests_eval")[:3]]
     items[0]["full_harmful_response"] = "Only a few words here."

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from course_correction.base.errors import UsageError
-from eval import evaluate
+from course_correction.evaluation.run import evaluate
 from tests.support.evaluation import make_items, rows_of, save_adapter
 from tests.support.rows import write_rows
 

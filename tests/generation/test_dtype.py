@@ -37,12 +37,12 @@ def test_a_gpu_uses_the_checkpoints_dtype(monkeypatch):
 
 
 def test_the_dtype_is_part_of_a_runs_identity(has_bfloat16, tiny_model_folder, tmp_path):
-    from course_correction.evaluation.stages import Evaluation
-    from eval import EvaluationSettings
+    from course_correction.evaluation.settings import EvaluationSettings
+    from course_correction.generation.evaluated_model import EvaluatedModel
 
     def identity(**settings: Any) -> dict[str, Any]:
         settings = {"model_name_or_path": str(tiny_model_folder), "output_dir": str(tmp_path), "max_requests": 1} | settings
-        return Evaluation(EvaluationSettings(**settings)).model_identity()
+        return EvaluatedModel(EvaluationSettings(**settings)).identity()
 
     assert identity()["dtype"] == ("auto" if has_bfloat16 else "float32")
     # A server chooses its own.
@@ -50,7 +50,8 @@ def test_the_dtype_is_part_of_a_runs_identity(has_bfloat16, tiny_model_folder, t
 
 
 def test_the_report_names_the_dtype_used(has_bfloat16, tiny_model_folder, tmp_path):
-    from eval import EvaluationSettings, evaluate
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
 
     settings = EvaluationSettings(
         model_name_or_path=str(tiny_model_folder), output_dir=str(tmp_path), max_requests=2, max_benign=0,

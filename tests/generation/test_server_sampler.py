@@ -204,7 +204,8 @@ def test_a_call_that_fails_after_all_retries_names_its_status(tiny_sampler: Mode
 def test_an_evaluation_through_a_server_has_the_rows_of_one_in_this_process(
     tiny_sampler: ModelSampler, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    from eval import EvaluationSettings, evaluate
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
 
     def settings(name: str, **changes: Any) -> EvaluationSettings:
         values = {"model_name_or_path": str(tiny_model_folder), "max_requests": 3, "prefill_tokens": [5, 12]}
@@ -275,9 +276,10 @@ def test_the_settings_that_decide_paths_are_all_but_the_limits_of_calls() -> Non
 def test_paths_and_groups_from_transformers_serve_equal_those_of_the_model_in_this_process(
     transformers_serve: str, tmp_path: Path
 ) -> None:
+    from course_correction.evaluation.run import evaluate
+    from course_correction.evaluation.settings import EvaluationSettings
     from course_correction.synthesis.run import synthesize
     from course_correction.synthesis.settings import SynthesisSettings
-    from eval import EvaluationSettings, evaluate
 
     served = {"server_url": transformers_serve, "server_model": resolve_model_name("smollm2-135m"), "max_parallel_calls": 1}
     for name, options in (("here", {"dtype": "float32"}), ("server", {"backend": "openai", **served})):

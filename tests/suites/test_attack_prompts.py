@@ -70,9 +70,9 @@ def test_a_table_of_behaviours_gives_harmbench_ids_their_texts(tmp_path):
 def test_plain_rows_may_lack_id_and_category_and_the_first_n_of_each_attack_are_kept(tmp_path):
     rows = [plain(), plain(prompt="zxq", behavior_id="b", category="c"), plain(prompt=None), plain(attack="PAIR")]
     file = write_rows(tmp_path / "x.jsonl", rows)
-    found = read(file)
-    assert MARK not in found[0].behavior_id and found[0].behavior_id == found[2].behavior_id
-    assert (found[1].behavior_id, found[1].category, found[2].prompt) == ("b", "c", None)
+    prompts = read(file)
+    assert MARK not in prompts[0].behavior_id and prompts[0].behavior_id == prompts[2].behavior_id
+    assert (prompts[1].behavior_id, prompts[1].category, prompts[2].prompt) == ("b", "c", None)
     assert Counter(row.attack for row in read(file, first=2)) == {"GCG": 2, "PAIR": 1}
 
 
@@ -107,7 +107,7 @@ BROKEN = {
         r"row 1 has the keys goal; it needs attack, behavior and prompt",
     ),
     "an empty behaviour": ("x.jsonl", json.dumps(plain(behavior="")), "row 1 has a null or empty behavior"),
-    "an unknown cipher": ("x.jsonl", json.dumps(plain(cipher=MARK)), "row 1 names a cipher that is none of caesar"),
+    "an unknown cipher": ("x.jsonl", json.dumps(plain(cipher=MARK)), "row 1 has an unknown cipher. Use caesar"),
     "no name": ("test_cases/test_cases.json", {"queue": ["zxq"]}, None),
 }
 
@@ -158,11 +158,11 @@ def test_a_url_is_fetched_once_into_the_cache_and_named_by_its_path(opened, tmp_
     assert hashlib.sha256(cached.read_bytes()).hexdigest() == opened.sha256
 
 
-def test_a_damaged_file_in_the_cache_is_found_out(opened, tmp_path):
+def test_a_damaged_file_in_the_cache_is_refused(opened, tmp_path):
     read(f"{URL}#sha256={opened.sha256}")
     (cached,) = (tmp_path / "cache").rglob("*.json")
     cached.write_text("{}")
-    with pytest.raises(UsageError, match="is not the file of that checksum"):
+    with pytest.raises(UsageError, match="does not have that checksum"):
         read(f"{URL}#sha256={opened.sha256}")
 
 
@@ -170,15 +170,15 @@ def test_a_damaged_file_in_the_cache_is_found_out(opened, tmp_path):
     ("entry", "message"),
     [
         (URL.replace(COMMIT, "main") + "#sha256=" + "0" * 64, r"is not pinned \(revision main\)"),
-        (URL, "has no checksum: add #sha256="),
+        (URL, "has no checksum. Add #sha256="),
         (URL + "#sha256=12", "64 hexadecimal digits, this one has 2"),
-        (f"https://elsewhere.org/{COMMIT}/x.json", "is no raw file of GitHub"),
-        (URL.replace("https", "http"), "is no raw file of GitHub"),
+        (f"https://elsewhere.org/{COMMIT}/x.json", "is not a raw file on GitHub"),
+        (URL.replace("https", "http"), "is not a raw file on GitHub"),
         ("owner/name:PAIR/x.json", r"is not pinned \(revision missing\)"),
         ("NAME=owner/name:PAIR/x.json@v1", r"is not pinned \(revision v1\)"),
     ],
 )
-def test_what_is_elsewhere_must_be_pinned_and_nothing_is_fetched_before(entry, message, opened):
+def test_a_file_on_the_network_must_be_pinned_and_is_not_downloaded_otherwise(entry, message, opened):
     with pytest.raises(UsageError, match=message) as error:
         read(entry)
     assert entry in str(error.value) and not opened.asked
@@ -191,11 +191,11 @@ def test_a_file_that_is_not_the_one_of_the_checksum_is_refused_and_not_kept(open
     local = write(tmp_path / "GCG.json", {"queue": ["zxq"]})
     digest = hashlib.sha256(local.read_bytes()).hexdigest()
     assert read(f"{local}#sha256={digest.upper()}")[0].attack == "GCG"
-    with pytest.raises(UsageError, match="is not the file of that checksum"):
+    with pytest.raises(UsageError, match="does not have that checksum"):
         read(f"GCG={local}#sha256=" + "0" * 64)
 
 
-def test_a_url_that_cannot_be_fetched_is_one_line(opened):
+def test_a_url_that_cannot_be_downloaded_is_one_line(opened):
     with pytest.raises(UsageError, match=r"cannot be fetched \(no route\). Fetch it by hand"):
         read(URL.replace("PAIR", "gone") + "#sha256=" + "0" * 64)
 
@@ -215,7 +215,7 @@ def test_a_file_of_a_hub_dataset_is_fetched_at_its_commit_once(monkeypatch, tmp_
     for _ in range(2):
         assert read(f"owner/name:results/PEZ/m/test_cases/test_cases.json@{COMMIT}")[0].attack == "PEZ"
     assert asked == [("owner/name", "results/PEZ/m/test_cases/test_cases.json", "dataset", COMMIT)]
-    with pytest.raises(UsageError, match="cannot be fetched from the Hub: OSError") as error:
+    with pytest.raises(UsageError, match="cannot be downloaded from the Hub: OSError") as error:
         read(f"owner/name:gone.json@{COMMIT}")
     assert MARK not in str(error.value)
 

@@ -82,7 +82,7 @@ def test_an_answer_is_read_in_the_cipher_or_in_plain_text_and_nonsense_is_neithe
     texts = [row["full_harmful_response"][:200] for row in read_data("requests_eval")]
     texts += [row["safe_response"][:200] for row in read_data("requests_eval")]
     in_cipher = [read_cipher_answer(cipher, encode(cipher, text), words) for text in texts]
-    assert all(found is not None and is_in_cipher for found, is_in_cipher in in_cipher)
+    assert all(text is not None and is_in_cipher for text, is_in_cipher in in_cipher)
     plain_text = [read_cipher_answer(cipher, text, words) for text in texts]
     assert plain_text == [(text, cipher == "self_cipher") for text in texts]
     rng = random.Random(cipher)

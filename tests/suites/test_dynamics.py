@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from course_correction.base.files import read_jsonl
+from course_correction.evaluation.run import evaluate
 from course_correction.suites.dynamics import SAFETY_WORDS, safety_tokens
-from eval import evaluate
 from tests.support.evaluation import save_adapter
 from tests.support.rows import read_data, write_rows
 from tests.support.suites import settings_for as settings_for
@@ -41,14 +41,14 @@ def test_masses_and_kl_are_those_of_whole_distributions(settings_for, tmp_path, 
             assert rows[0]["reference_mass"][position] == pytest.approx(before.exp()[tokens].sum().item(), abs=2e-5)
             assert rows[0]["kl"][position] == pytest.approx((before.exp() * (before - after)).sum().item(), abs=1e-4)
             ids = torch.cat([ids, before.argmax().reshape(1, 1)], 1)
-    found = metrics["dynamics"]
-    assert found["prefill_tokens"] == [5, 12] and found["requests"] == 3
+    measured = metrics["dynamics"]
+    assert measured["prefill_tokens"] == [5, 12] and measured["requests"] == 3
     column = [row["mass"][0] for row in rows if row["prefill_tokens"] == 12]
-    assert found["mass"][1][0] == pytest.approx(np.mean(column), abs=1e-5)
-    assert found["mean_kl"]["value"] > 0 and found["mean_mass"]["ci95"][0] <= found["mean_mass"]["value"]
+    assert measured["mass"][1][0] == pytest.approx(np.mean(column), abs=1e-5)
+    assert measured["mean_kl"]["value"] > 0 and measured["mean_mass"]["ci95"][0] <= measured["mean_mass"]["value"]
 
 
-def test_a_model_without_a_reference_is_read_alone_on_the_text_that_it_is_compared_on_later(settings_for, tmp_path):
+def test_a_model_without_a_reference_has_masses_and_no_kl(settings_for, tmp_path):
     metrics = evaluate(settings_for(suite=["dynamics"]))
     assert metrics["dynamics"]["kl"] is None and metrics["dynamics"]["reference_mass"] is None
     json.dumps(metrics, allow_nan=False)
@@ -79,7 +79,7 @@ def test_dynamics_are_the_same_without_shared_trunks(settings_for, tmp_path, tin
         assert all(one[name] == pytest.approx(other[name], abs=2e-5) for name in ("mass", "reference_mass", "kl"))
 
 
-def test_where_the_reference_ends_at_once_there_is_nothing_to_read(tiny_llama):
+def test_a_reference_that_ends_at_once_gives_no_positions(tiny_llama):
     from course_correction.suites.dynamics import _read
 
     assert _read(tiny_llama, None, [5, 6, 7], [([8], [])], [1]) == [{"mass": []}]
@@ -96,10 +96,10 @@ def test_answers_read_together_are_read_as_each_by_itself(tiny_llama):
         other.model.layers[0].mlp.down_proj.weight.mul_(-3)
     texts = [([8, 9], [10, 3]), ([8, 9, 10, 11], [20, 21, 22]), ([8, 9, 10, 11, 12], [12])]
     together = _read(tiny_llama, other, [5, 6, 7], texts, [1, 10, 21])
-    for found, text in zip(together, texts, strict=True):
+    for read, text in zip(together, texts, strict=True):
         (alone,) = _read(tiny_llama, other, [5, 6, 7], [text], [1, 10, 21])
-        assert found.keys() == alone.keys() and all(found[name] == pytest.approx(alone[name], abs=2e-5) for name in alone)
-        assert len(found["kl"]) == len(text[1]) and max(found["kl"]) > 1e-3
+        assert read.keys() == alone.keys() and all(read[name] == pytest.approx(alone[name], abs=2e-5) for name in alone)
+        assert len(read["kl"]) == len(text[1]) and max(read["kl"]) > 1e-3
 
 
 def test_items_that_are_all_too_short_give_no_dynamics_and_no_error(settings_for, tmp_path):

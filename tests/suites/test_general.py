@@ -60,7 +60,7 @@ def test_the_length_of_a_choice_does_not_betray_the_answer() -> None:
 def test_the_suite_gives_what_a_direct_call_of_the_harness_gives(
     suite: Suite, tiny_llama: Any, tiny_tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = suite()
+    measured = suite()
     console = "".join(capfd.readouterr())
     assert "lm_eval" not in console and "requests:" not in console and len(console.splitlines()) <= 3
     from lm_eval import simple_evaluate
@@ -71,7 +71,7 @@ def test_the_suite_gives_what_a_direct_call_of_the_harness_gives(
         model=HFLM(pretrained=tiny_llama, tokenizer=tiny_tokenizer, batch_size=8), tasks=["c2_general"], limit=6,
         task_manager=TaskManager(include_path=str(harness.TASKS_FOLDER), include_defaults=False), apply_chat_template=True,
     )  # fmt: skip
-    questions, perplexity = (found["tasks"][name] for name in TASKS)
+    questions, perplexity = (measured["tasks"][name] for name in TASKS)
     wanted = results["results"]
     assert questions["value"] == wanted[TASKS[0]]["acc,none"]
     assert questions["stderr"] == wanted[TASKS[0]]["acc_stderr,none"]
@@ -80,7 +80,7 @@ def test_the_suite_gives_what_a_direct_call_of_the_harness_gives(
     assert (perplexity["metric"], perplexity["count"], perplexity["higher_is_better"]) == ("word_perplexity", 6, False)
     for entry in (questions, perplexity):
         assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
-    assert found["versions"] == {"lm_eval": harness.harness_version()} and not found["groups"]
+    assert measured["versions"] == {"lm_eval": harness.harness_version()} and not measured["groups"]
     rows = read_general_rows(tmp_path / "run")
     # Numbers only: what a task asks may be harmful.
     assert not any(row["question"] in str(rows) for row in QUESTIONS)
@@ -95,7 +95,7 @@ def test_accuracy_and_perplexity_are_those_of_plain_log_likelihoods(
 ) -> None:
     import torch
 
-    found = suite(general_limit=5, general_chat_template=chat_template)
+    measured = suite(general_limit=5, general_chat_template=chat_template)
 
     def log_likelihood(prompt: str, answer: str) -> float:
         whole = tiny_tokenizer(prompt + answer, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -117,10 +117,10 @@ def test_accuracy_and_perplexity_are_those_of_plain_log_likelihoods(
     answers = read_data("benign_eval")[:5]
     nats = -sum(log_likelihood(rendered(row["prompt"]), row["response"]) for row in answers)
     words = sum(len(row["response"].split()) for row in answers)
-    assert found["tasks"][TASKS[1]]["value"] == pytest.approx(math.exp(nats / words), rel=1e-4)
+    assert measured["tasks"][TASKS[1]]["value"] == pytest.approx(math.exp(nats / words), rel=1e-4)
 
 
-def test_a_run_killed_after_a_task_goes_on_to_the_same_bytes(
+def test_a_run_killed_after_a_task_resumes_to_the_same_bytes(
     suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = suite("whole")
@@ -149,9 +149,9 @@ def test_other_settings_in_the_same_folder_are_refused(suite: Suite) -> None:
 
 def test_the_difference_to_itself_is_zero_and_on_the_examples_that_both_have(suite: Suite, tmp_path: Path) -> None:
     suite("before")
-    found = suite("after", baseline_dir=str(tmp_path / "before"), general_limit=4)
-    assert list(found["difference"]) == TASKS
-    for difference in found["difference"].values():
+    measured = suite("after", baseline_dir=str(tmp_path / "before"), general_limit=4)
+    assert list(measured["difference"]) == TASKS
+    for difference in measured["difference"].values():
         assert difference == {"value": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0, "count": 4}
 
 
@@ -159,7 +159,7 @@ def test_without_general_rows_in_the_baseline_there_is_no_difference(suite: Suit
     assert "difference" not in suite(baseline_dir=str(tmp_path / "nothing"), general_tasks=TASKS[:1])
 
 
-def test_a_baseline_that_was_asked_otherwise_is_refused(suite: Suite, tmp_path: Path) -> None:
+def test_a_baseline_with_other_questions_is_refused(suite: Suite, tmp_path: Path) -> None:
     suite("before", general_tasks=TASKS[:1])
     with pytest.raises(UsageError, match="general_num_fewshot None, this run has 2"):
         suite("after", baseline_dir=str(tmp_path / "before"), general_num_fewshot=2)
@@ -172,7 +172,7 @@ def test_worked_examples_are_put_before_the_questions_and_not_before_the_answers
     assert none["samples"] != two["samples"] and same == again
 
 
-def test_a_paired_bootstrap_finds_a_perplexity_that_rose(tmp_path: Path) -> None:
+def test_a_paired_bootstrap_detects_a_higher_perplexity(tmp_path: Path) -> None:
     def row(shift: float) -> dict[str, Any]:
         samples = [{"doc_id": i, "value": -20.0 - i - shift * (1 + i % 3), "weight": 10.0 + i % 4} for i in range(40)]
         return {"metric": "word_perplexity", "filter": "none", "aggregation": "perplexity", "samples": samples}
@@ -198,7 +198,7 @@ def test_a_group_averages_over_all_examples_of_its_tasks() -> None:
     assert general_suite._difference(rows["both"], rows["both"], 0)["value"] == 0
 
 
-def test_an_adapter_counts(suite: Suite, tiny_llama: Any, tmp_path: Path) -> None:
+def test_an_adapter_changes_the_rows(suite: Suite, tiny_llama: Any, tmp_path: Path) -> None:
     import copy
 
     import torch
@@ -221,12 +221,14 @@ def test_two_processes_share_the_tasks_and_write_the_bytes_of_one(
     script = tmp_path / "share.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from suites_support import Ranks, general_evaluation, run_suite\n"
+        "from course_correction.base.ranks import Ranks\n"
+        "from course_correction.suites.choice import sample_suite\n"
+        "from tests.support.suites import general_evaluation\n"
         "ranks = Ranks()\n"
-        f"run_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
+        f"sample_suite('general', general_evaluation(Path({str(tmp_path / 'two')!r}), {str(tiny_model_folder)!r}), ranks)\n"
         "ranks.leave()\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -235,8 +237,8 @@ def test_two_processes_share_the_tasks_and_write_the_bytes_of_one(
 
 @pytest.mark.slow
 def test_smollm2_knows_more_than_chance_and_less_than_all(suite: Suite) -> None:
-    found = suite("smollm2", "smollm2-135m", general_limit=None, dtype="auto")
-    questions, perplexity = (found["tasks"][name] for name in TASKS)
+    measured = suite("smollm2", "smollm2-135m", general_limit=None, dtype="auto")
+    questions, perplexity = (measured["tasks"][name] for name in TASKS)
     assert questions["count"] == len(QUESTIONS) and perplexity["count"] == 60
     assert questions["ci95"][0] > 0.3 and 0.45 <= questions["value"] <= 0.8
     assert 100 < perplexity["value"] < 400

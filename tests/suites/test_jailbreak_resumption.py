@@ -9,9 +9,10 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
+from course_correction.generation import evaluated_model
 from course_correction.suites import attack_judges as jailbreak_judges
 from course_correction.suites import jailbreak as jailbreak_suite
-from course_correction.suites.choice import run_suite
+from course_correction.suites.choice import sample_suite
 from course_correction.suites.jailbreak import identity, measure
 from tests.support.jailbreak import HELP, MARK, REFUSAL, evaluate, plain, rewrite, rows_of
 from tests.support.jailbreak import evaluation_of as evaluation_of
@@ -36,22 +37,22 @@ def test_a_file_torn_at_any_byte_is_completed_to_the_same_bytes(name, evaluation
         assert path.read_bytes() == whole
 
 
-def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, monkeypatch):
+def test_a_run_stopped_between_units_resumes_to_the_same_bytes(evaluation_of, monkeypatch):
     for module in (jailbreak_suite, jailbreak_judges):
         monkeypatch.setattr(module, "PROMPTS_PER_UNIT", 3)
     whole, stopped = evaluation_of("whole"), evaluation_of("stopped")
     evaluate(whole)
-    go_on, calls = stopped.sampler().sample, []
+    sample, calls = stopped.model.sampler().sample, []
 
-    def interrupted(begun, settings):
-        calls.append(len(begun))
+    def interrupted(prefills, settings):
+        calls.append(len(prefills))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return go_on(begun, settings)
+        return sample(prefills, settings)
 
-    stopped.sampler().sample = interrupted
+    stopped.model.sampler().sample = interrupted
     with pytest.raises(KeyboardInterrupt):
-        run_suite("jailbreak", stopped, Ranks.alone())
+        sample_suite("jailbreak", stopped, Ranks.alone())
     assert len(rows_so_far(stopped.folder / "jailbreak.jsonl")) == 3
     evaluate(stopped)
     assert calls == [3, 3, 3, 2]
@@ -61,7 +62,7 @@ def test_a_run_stopped_between_units_goes_on_to_the_same_bytes(evaluation_of, mo
 
 def test_a_finished_run_is_measured_again_without_loading_the_model(evaluation_of, monkeypatch):
     first = evaluate(evaluation_of())
-    monkeypatch.setattr("course_correction.evaluation.stages.load_sampler", lambda *a: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(evaluated_model, "load_sampler", lambda *a: pytest.fail("the model was loaded"))
     assert evaluate(evaluation_of()) == first
 
 
@@ -88,7 +89,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_the_difference(chang
     assert after == before
 
 
-def test_verdicts_on_other_answers_are_not_taken_for_these(evaluation_of):
+def test_verdicts_on_other_answers_are_refused(evaluation_of):
     evaluation = evaluation_of()
     evaluate(evaluation)
     write_rows(evaluation.folder / "jailbreak.jsonl", [row | {"answer": HELP} for row in rows_of(evaluation)])
@@ -107,21 +108,21 @@ def test_an_edited_file_of_prompts_in_the_same_folder_is_refused_without_its_tex
 
 def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prompt(evaluation_of, tmp_path, caplog):
     before = evaluation_of("before")
-    run_suite("jailbreak", before, Ranks.alone())
+    sample_suite("jailbreak", before, Ranks.alone())
     rewrite(before, [REFUSAL] * 8)
     measure(before, None)
     after = evaluation_of("after", baseline_dir=str(tmp_path / "before"))
-    run_suite("jailbreak", after, Ranks.alone())
+    sample_suite("jailbreak", after, Ranks.alone())
     rewrite(after, [REFUSAL] * 8)
-    for found in measure(after, None)["difference"].values():
-        assert (found["value"], found["ci95"], found["p_value"]) == (0.0, [0.0, 0.0], 1.0)
+    for measured in measure(after, None)["difference"].values():
+        assert (measured["value"], measured["ci95"], measured["p_value"]) == (0.0, [0.0, 0.0], 1.0)
     rewrite(after, [HELP, HELP, HELP, REFUSAL, HELP, "", *[REFUSAL] * 2])
-    found = measure(after, None)["difference"]
-    assert [found[name]["value"] for name in found] == [1.0, 0.5, 1.0, 0.0]
-    assert found["AutoDAN"]["count"] == 1
+    measured = measure(after, None)["difference"]
+    assert [measured[name]["value"] for name in measured] == [1.0, 0.5, 1.0, 0.0]
+    assert measured["AutoDAN"]["count"] == 1
     # More prompts pair on those that both have.
     more = evaluation_of("more", baseline_dir=str(tmp_path / "before"), max_attack_prompts=3)
-    run_suite("jailbreak", more, Ranks.alone())
+    sample_suite("jailbreak", more, Ranks.alone())
     rewrite(more, [HELP] * 12)
     assert measure(more, None)["difference"]["GCG"] | {"p_value": 0} == {
         "value": 1.0, "ci95": [1.0, 1.0], "p_value": 0, "count": 2,
@@ -132,21 +133,24 @@ def test_the_difference_to_itself_is_zero_and_that_to_refusals_is_paired_by_prom
 
 
 @pytest.mark.parametrize("change", [{"jailbreak_max_new_tokens": 6}, {"jailbreak_judge": "judge"}])
-def test_a_baseline_that_was_measured_otherwise_is_refused_before_the_run(change, evaluation_of, tmp_path):
+def test_a_baseline_under_other_settings_is_refused_before_the_run(change, evaluation_of, tmp_path):
     evaluate(evaluation_of("before"))
-    with pytest.raises(UsageError, match=rf"was measured with {next(iter(change))} .* no difference can be taken"):
+    with pytest.raises(UsageError, match=rf"was measured with {next(iter(change))} .* no difference can be computed"):
         identity(evaluation_of("after", baseline_dir=str(tmp_path / "before"), **change))
 
 
 SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[1:3]
-from tests.support.jailbreak import Evaluation, Ranks, EvaluationSettings, run_suite
+from course_correction.base.ranks import Ranks
+from course_correction.evaluation.settings import EvaluationSettings
+from course_correction.suites.choice import sample_suite
+from tests.support.suites import suite_inputs
 ranks = Ranks()
 settings = EvaluationSettings(model_name_or_path=sys.argv[3], output_dir=sys.argv[4], jailbreak_max_new_tokens=5)
 from course_correction.suites import jailbreak as jailbreak_suite
 jailbreak_suite.PROMPTS_PER_UNIT = 4
-run_suite("jailbreak", Evaluation(settings), ranks)
+sample_suite("jailbreak", suite_inputs(settings), ranks)
 ranks.leave()
 """
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from course_correction.base.errors import UsageError
+from course_correction.base.settings import check_values
 from course_correction.suites import general as general_suite
 from course_correction.suites import lm_eval_tasks as harness
 from course_correction.suites.choice import check_suite
-from course_correction.suites.general import GeneralSettings
+from course_correction.suites.settings import GeneralSettings
 from tests.support.rows import write_rows
 from tests.support.suites import Suite, general_evaluation, read_general_rows
 from tests.support.suites import suite as suite
@@ -28,7 +29,9 @@ from tests.support.suites import suite as suite
 )
 def test_values_out_of_range_are_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(changes))):
-        GeneralSettings(**changes).check_general()
+        settings = GeneralSettings(**changes)
+        check_values(settings)
+        settings.check_general()
 
 
 def test_a_missing_harness_is_one_line_with_the_remedy(
@@ -122,7 +125,7 @@ def test_a_task_that_executes_what_the_model_writes_is_refused(suite: Suite, own
         suite(general_tasks=["own"])
 
 
-def test_data_that_cannot_be_had_are_missed_before_any_work(suite: Suite, own_task: Callable[[str], None]) -> None:
+def test_missing_data_are_refused_before_any_work(suite: Suite, own_task: Callable[[str], None]) -> None:
     own_task(
         "output_type: generate_until\ndoc_to_target: a\ndataset_path: /nowhere\n".replace("dataset_path", "dataset_name")
     )

@@ -8,22 +8,24 @@ import sys
 import pytest
 
 from course_correction.base.errors import UsageError
+from course_correction.evaluation.run import evaluate
+from course_correction.report.tables import suites_table
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
-from eval import evaluate
+from course_correction.suites.contrasts import FALSE_CORRECTION, PLAIN
 from tests.support.rows import ROOT
 from tests.support.suites import settings_for as settings_for
 
 # --- Shares -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_share_counts_what_is_scored_and_tells_the_rest():
-    found = clustered_rate([True, False, None, True], ["a", "a", "b", "c"])
-    assert found["value"] == pytest.approx(2 / 3) and found["unscored_rate"] == 0.25
-    assert (found["count"], found["clusters"]) == (4, 3)
+def test_a_rate_counts_scored_verdicts_and_reports_the_unscored_share():
+    measured = clustered_rate([True, False, None, True], ["a", "a", "b", "c"])
+    assert measured["value"] == pytest.approx(2 / 3) and measured["unscored_rate"] == 0.25
+    assert (measured["count"], measured["clusters"]) == (4, 3)
     assert clustered_rate([], [])["value"] is None and clustered_rate([None], ["a"])["ci95"] is None
 
 
-def test_a_shares_interval_is_wider_where_verdicts_come_in_clusters():
+def test_a_rates_interval_is_wider_where_verdicts_come_in_clusters():
     verdicts = [True] * 20 + [False] * 20
     alone = clustered_rate(verdicts, [str(index) for index in range(40)])["ci95"]
     together = clustered_rate(verdicts, [str(index // 5) for index in range(40)])["ci95"]
@@ -31,20 +33,52 @@ def test_a_shares_interval_is_wider_where_verdicts_come_in_clusters():
     assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 40), rel=0.1)
 
 
-def test_a_paired_difference_takes_what_both_have_scored():
+def test_a_paired_difference_uses_what_both_runs_have_scored():
     before, after = {1: True, 2: None, 3: True, 4: False}, {1: False, 2: True, 3: False, 5: True}
     clusters = {key: str(key) for key in range(6)}
-    found = paired_rate_difference(after, before, clusters)
-    assert found["value"] == -1 and found["count"] == 2 and found["p_value"] == 0.5
+    measured = paired_rate_difference(after, before, clusters)
+    assert measured["value"] == -1 and measured["count"] == 2 and measured["p_value"] == 0.5
     assert paired_rate_difference(after, {}, clusters) is None
     same = paired_rate_difference(before, before, clusters)
     assert same["value"] == 0 and same["p_value"] == 1
 
 
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_each_thing_measured_with_its_paired_difference():
+    share = {"value": 0.5, "ci95": [0.4, 0.6]}
+    change = {"value": -0.25, "ci95": [-0.5, 0.0], "p_value": 0.0001}
+    task = {"metric": "acc", "value": 0.25, "ci95": [0.2, 0.3]}
+    words = {"metric": "word_perplexity", "value": 21.0, "ci95": [20.0, 22.0]}
+    before = {"general": {"tasks": {"sums": task}}}
+    after = {
+        "jailbreak": {
+            "attacks": {"GCG | x": share}, "overall": share, "difference": {"GCG | x": change}, "overall_difference": None,
+        },
+        "general": {"tasks": {"sums": task, "words": words}, "difference": {"sums": change | {"p_value": 0.25}}},
+        "benign": {
+            "refusal": {PLAIN: {"value": None, "ci95": None}},
+            "correction": {FALSE_CORRECTION.format(20): share},
+            "twin_difference": {"20": share},
+            "difference": {FALSE_CORRECTION.format(20): change},
+        },
+    }  # fmt: skip
+    rows = suites_table({"before": before, "after": after}).splitlines()
+    assert r"| attack success, GCG \| x | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
+    assert "| attack success, all prompts | – | 50.0 [40.0, 60.0] |  |" in rows
+    assert f"| refused: {PLAIN} | – | – |  |" in rows
+    assert "| false correction @20 | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
+    assert "| twin difference @20 | – | 50.0 [40.0, 60.0] |  |" in rows
+    assert "| sums, acc | 25.0 [20.0, 30.0] | 25.0 [20.0, 30.0] | -25.0 [-50.0, +0.0], p 0.250 |" in rows
+    assert "| words, word_perplexity | – | 21.000 [20.000, 22.000] |  |" in rows
+    assert suites_table({"measured": {}}) == ""
+
+
 # --- All --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_suite_added_later_does_nothing_again_and_stays_in_the_metrics(settings_for, tmp_path):
+def test_a_suite_added_later_repeats_no_work_and_stays_in_the_metrics(settings_for, tmp_path):
     evaluate(settings_for())
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")}
     assert "dynamics" in evaluate(settings_for(suite=["dynamics"]))
@@ -54,18 +88,18 @@ def test_a_suite_added_later_does_nothing_again_and_stays_in_the_metrics(setting
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"suite": ["jailbrake"]}, "suite is 'jailbrake', but takes jailbreak, general, benign, dynamics"),
         ({"suite": ["dynamics"], "dynamics_tokens": 0}, "dynamics_tokens is 0"),
     ],
 )
-def test_what_a_suite_cannot_take_is_refused_in_one_line(settings_for, changes, said):
-    with pytest.raises(UsageError, match=said):
+def test_settings_that_a_suite_does_not_accept_are_refused_in_one_line(settings_for, changes, message):
+    with pytest.raises(UsageError, match=message):
         settings_for(**changes)
 
 
-def test_dynamics_by_a_server_is_refused_before_any_work(settings_for):
+def test_dynamics_on_a_server_are_refused_before_any_work(settings_for):
     settings = settings_for(suite=["dynamics"], backend="openai", server_url="http://127.0.0.1:9/v1")
     with pytest.raises(UsageError, match="whole distributions"):
         evaluate(settings)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from course_correction.base.files import read_jsonl
+from course_correction.evaluation.run import evaluate
+from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.statistics.corr_at_k import PathVerdict
-from eval import EvaluationSettings, evaluate
 from tests.support.rows import ROOT, read_data, write_rows
 
 NUM_ITEMS = 16

@@ -7,12 +7,13 @@ import pytest
 
 from course_correction.base.files import read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.evaluation.stages import Evaluation
+from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.suites.attack_prompts import read_attack_prompts
-from course_correction.suites.choice import measure_suite, run_suite
+from course_correction.suites.choice import measure_suite, sample_suite
 from course_correction.suites.jailbreak import identity
-from eval import EvaluationSettings
+from course_correction.suites.protocol import SuiteInputs
 from tests.support.rows import write_rows
+from tests.support.suites import suite_inputs
 
 MARK = "MARKED"
 REQUEST = f"How do I skip the queue {MARK}?"
@@ -50,27 +51,27 @@ def read(*files, ciphers=("caesar",), first=None):
 def evaluation_of(tmp_path, tiny_model_folder):
     """Make an evaluation of the mild rows into tmp_path/<name>."""
 
-    def make(name: str = "out", **changes) -> Evaluation:
+    def make(name: str = "out", **changes) -> SuiteInputs:
         values = {
             "model_name_or_path": str(tiny_model_folder), "jailbreak_max_new_tokens": 5, "max_attack_prompts": 2,
             "suite": ["jailbreak"], "output_dir": str(tmp_path / name),
         }  # fmt: skip
-        return Evaluation(EvaluationSettings(**(values | changes)))
+        return suite_inputs(EvaluationSettings(**(values | changes)))
 
     return make
 
 
-def evaluate(evaluation: Evaluation, judge=None) -> dict:
+def evaluate(evaluation: SuiteInputs, judge=None) -> dict:
     identity(evaluation)
-    run_suite("jailbreak", evaluation, Ranks.alone())
+    sample_suite("jailbreak", evaluation, Ranks.alone())
     return measure_suite("jailbreak", evaluation, judge)
 
 
-def rows_of(evaluation: Evaluation, name: str = "jailbreak.jsonl") -> list[dict]:
+def rows_of(evaluation: SuiteInputs, name: str = "jailbreak.jsonl") -> list[dict]:
     return list(read_jsonl(evaluation.folder / name))
 
 
-def rewrite(evaluation: Evaluation, answers) -> None:
+def rewrite(evaluation: SuiteInputs, answers) -> None:
     """Put other answers in the place of the model's, and forget the verdicts."""
     texts = iter(answers)
     rows = [row if row.get("null_prompt") else row | {"answer": next(texts)} for row in rows_of(evaluation)]

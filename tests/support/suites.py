@@ -8,9 +8,11 @@ import pytest
 
 from course_correction.base.files import read_jsonl
 from course_correction.base.ranks import Ranks
-from course_correction.evaluation.stages import Evaluation
-from course_correction.suites.choice import check_suite, measure_suite, run_suite
-from eval import EvaluationSettings
+from course_correction.evaluation.items import read_items
+from course_correction.evaluation.settings import EvaluationSettings
+from course_correction.generation.evaluated_model import EvaluatedModel
+from course_correction.suites.choice import check_suite, measure_suite, sample_suite
+from course_correction.suites.protocol import SuiteInputs
 
 
 @pytest.fixture
@@ -29,11 +31,14 @@ def settings_for(tmp_path, tiny_model_folder):
 Suite = Callable[..., dict[str, Any]]
 
 
-def general_evaluation(folder: Path, model: Any, **changes: Any) -> Evaluation:
+def suite_inputs(settings: EvaluationSettings) -> SuiteInputs:
+    """Return what suites are given in an evaluation under these settings."""
+    return SuiteInputs(Path(settings.output_dir), settings, read_items(settings).rows, EvaluatedModel(settings))
+
+
+def general_evaluation(folder: Path, model: Any, **changes: Any) -> SuiteInputs:
     values = {"model_name_or_path": str(model), "output_dir": str(folder), "general_limit": 6, "dtype": "float32"}
-    settings = EvaluationSettings(**values | changes)
-    settings.check_general()
-    return Evaluation(settings)
+    return suite_inputs(EvaluationSettings(**values | changes))
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def suite(tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def run(name: str = "run", model: Any = tiny_model_folder, **changes: Any) -> dict[str, Any]:
         evaluation = general_evaluation(tmp_path / name, model, **changes)
         check_suite("general", evaluation)
-        run_suite("general", evaluation, Ranks.alone())
+        sample_suite("general", evaluation, Ranks.alone())
         return measure_suite("general", evaluation, None)
 
     return run
