@@ -1,8 +1,8 @@
-"""What each term of the objective is worth, and how related methods do: train by each for the same time, then measure.
+"""The effect of each term of the objective, and of related methods: train with each for the same time, then evaluate.
 
-Terms are also trained on the same groups. Every run has a constant learning rate after warm-up, so that one stopped by the
-clock is comparable. A run that has finished is not done again, and both comparisons share what they have in common if they
-share a folder. 40 minutes to some hours, by the options.
+Terms are also trained on the same number of groups. Every run has a constant learning rate after warm-up, so that runs that
+the clock stops are comparable. Finished runs are kept, and both comparisons share their common runs if they share a folder.
+It takes 40 minutes to some hours, depending on the options.
 
 python -m benchmarks.ablation
 python -m benchmarks.ablation --seconds 300 --groups 40 --seeds 0 1 2 3 4 --max_requests 36
@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest, write_json
 from course_correction.base.markdown import markdown_table
 from course_correction.base.run_folder import library_versions, refuse_other_settings
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import identity_of, parse_settings, setting
 
 logger = logging.getLogger("course_correction")
 
@@ -54,23 +54,63 @@ VARIANTS = {"terms": TERMS, "methods": METHODS}
 class AblationSettings:
     """How long each variant trains and how it is measured."""
 
-    compare: Literal["terms", "methods"] = field(
-        default="terms", metadata={"help": "the terms of this project's objective, or methods of others"}
+    compare: Literal["terms", "methods"] = setting(
+        "terms", "terms of this project's objective, or methods of others", group="training", identity=(), common=True
     )
-    evaluation: str = field(default="recipes/smollm2-135m/c2_eval.yaml", metadata={"help": "recipe of eval.py"})
-    seconds: float = field(default=120.0, metadata={"help": "training time of each run at equal time; 0 leaves these out"})
-    groups: int = field(default=8, metadata={"help": "groups of each run at equal groups; 0 leaves these out"})
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "seeds of data order and LoRA weights"})
-    pairwise_batch: int = field(default=4, metadata={"help": "pairs a step of the pairwise variant"})
-    max_requests: int = field(default=12, metadata={"help": "C²-Eval items measured on"})
-    num_paths: int = field(default=2, metadata={"help": "paths for each item and k"})
-    max_benign: int = field(default=60, metadata={"help": "benign prompts for over-refusal and KL"})
-    output_dir: str = field(default="runs/ablation", metadata={"help": "where runs and table go"})
+    variants: list[str] = setting(
+        default_factory=list, help="rows of the table to train; all by default", group="training", identity=()
+    )
+    model: str | None = setting(
+        None,
+        "model to train instead of the recipe's; drops rows above the recipe's max_length",
+        group="model",
+        identity="ablation",
+    )
+    evaluation: str = setting("recipes/smollm2-135m/c2_eval.yaml", "recipe of eval.py", group="suites", identity="ablation")
+    seconds: float = setting(
+        120.0,
+        "training time of each run of the comparison at equal time; 0 leaves it out",
+        group="training",
+        identity="ablation",
+        common=True,
+        at_least=0,
+    )
+    groups: int = setting(
+        8,
+        "groups of each run of the comparison at equal groups; 0 leaves it out",
+        group="training",
+        identity="ablation",
+        common=True,
+        at_least=0,
+    )
+    seeds: list[int] = setting(
+        default_factory=lambda: [0, 1, 2], help="seeds of data order and LoRA weights", group="training", identity=()
+    )
+    pairwise_batch: int = setting(
+        4, "pairs per step of the pairwise variant", group="training", identity="ablation", at_least=1
+    )
+    max_requests: int = setting(12, "number of C²-Eval items", group="data", identity="ablation", at_least=1)
+    num_paths: int = setting(2, "paths per item and k", group="sampling", identity="ablation", at_least=1)
+    max_benign: int = setting(
+        60, "number of benign prompts for over-refusal and KL", group="suites", identity="ablation", at_least=1
+    )
+    output_dir: str = setting("runs/ablation", "where runs and table go", group="output", identity=())
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.seconds < 0 or self.groups < 0 or not (self.seconds or self.groups):
-            raise UsageError("seconds and groups must be at least 0, and one of them above.")
+        """Refuse a comparison without runs."""
+        if not self.seconds and not self.groups:
+            raise UsageError("seconds and groups are both 0, so there is nothing to train. Set one of them.")
+        if unknown := [name for name in self.variants if name not in VARIANTS[self.compare]]:
+            raise UsageError(f"variants is {unknown}, but takes {', '.join(map(repr, VARIANTS[self.compare]))}.")
+
+    def chosen(self) -> dict[str, Variant]:
+        """Return the variants to train, by label."""
+        known = VARIANTS[self.compare]
+        return {name: known[name] for name in known if name in (self.variants or known)}
+
+    def budgets(self) -> list[str]:
+        """Return what is equal among the runs of each comparison."""
+        return [name for name, size in (("time", self.seconds), ("groups", self.groups)) if size]
 
 
 def run_folder(variant: Variant, budget: str, seed: int) -> str:
@@ -82,8 +122,8 @@ def run_folder(variant: Variant, budget: str, seed: int) -> str:
 
 def made_with(settings: AblationSettings, variant: Variant, budget: str) -> dict[str, Any]:
     """Return what decides a run's result; the recipe by its digest."""
-    others = {"compare", "seeds", "output_dir", "groups" if budget == "time" else "seconds"}
-    kept = {key: value for key, value in asdict(settings).items() if key not in others}
+    other = "groups" if budget == "time" else "seconds"
+    kept = {key: value for key, value in identity_of(settings, "ablation").items() if key != other}
     return kept | {"recipe": text_digest(variant[0].read_text())}
 
 
@@ -92,8 +132,8 @@ def train_variant(settings: AblationSettings, variant: str, budget: str, seed: i
     from transformers import TrainerCallback
     from trl import DPOConfig, ModelConfig
 
-    from course_correction.training.data import TrainingData
-    from train_dpo import ObjectiveSettings, build_trainer
+    from course_correction.training.run import build_trainer
+    from course_correction.training.settings import ObjectiveSettings, TrainingData
 
     recipe, terms = VARIANTS[settings.compare][variant]
     pairwise = recipe.name == "pairwise_dpo.yaml"
@@ -108,6 +148,9 @@ def train_variant(settings: AblationSettings, variant: str, budget: str, seed: i
         "use_cpu": True,
         "output_dir": folder,
     }
+    if settings.model:
+        # The recipe's max_length was chosen for another tokenizer.
+        changes |= {"model_name_or_path": settings.model, "drop_long_rows": True}
     words = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
     data, objective, training, model = parse_settings(
         [TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], ["--config", str(recipe), *words]
@@ -133,6 +176,7 @@ def measure(settings: AblationSettings, adapter: Path | None, folder: Path) -> d
         "--max_requests", str(settings.max_requests), "--num_paths", str(settings.num_paths),
         "--max_benign", str(settings.max_benign),
     ]  # fmt: skip
+    command += ["--model_name_or_path", settings.model] if settings.model else []
     command += ["--adapter_name_or_path", str(adapter)] if adapter else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -158,53 +202,62 @@ def table(rows: dict[tuple[str, str], list[dict[str, Any]]], base: dict[str, Any
     return markdown_table(head, lines, ["left", "left", *["right"] * 4])
 
 
+def work(options: dict[str, Any]) -> None:
+    """Train one variant in this process, and write trained.json."""
+    settings, folder = AblationSettings(**options["settings"]), Path(options["folder"])
+    result = train_variant(settings, options["variant"], options["budget"], options["seed"], folder)
+    write_json(folder / "trained.json", result)
+
+
+def finish_run(settings: AblationSettings, variant: str, budget: str, seed: int) -> dict[str, Any]:
+    """Return the result of one run, from its folder if it has finished there; else train and evaluate.
+
+    Raises:
+        UsageError: If the folder holds a run of other settings, or training or evaluation fails.
+    """
+    recipe = VARIANTS[settings.compare][variant]
+    folder = Path(settings.output_dir) / run_folder(recipe, budget, seed)
+    identity = made_with(settings, recipe, budget)
+    if (folder / "result.json").exists():
+        result = json.loads((folder / "result.json").read_text())
+        refuse_other_settings(folder, result["settings"], identity)
+        return result
+    # The files of an interrupted run belong to other weights.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    options = {"variant": variant, "budget": budget, "seed": seed, "folder": str(folder), "settings": asdict(settings)}
+    command = [sys.executable, "-m", "benchmarks.ablation", "--worker", json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UsageError(f"{variant}, seed {seed}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    trained = json.loads((folder / "trained.json").read_text())
+    metrics = measure(settings, folder, folder / "eval")
+    rates = {name: metrics[name]["value"] for name in ("corr_mean", "over_refusal")}
+    result = trained | rates | {"kl": metrics["benign_kl"]["kl"], "seed": seed, "settings": identity}
+    write_json(folder / "result.json", result)
+    return result
+
+
 def main() -> None:
-    """Train and measure what is left of the runs, then print the table."""
+    """Train and measure the runs that have not finished, then print the table."""
     if len(sys.argv) > 1 and sys.argv[1] == "--worker":
-        options = json.loads(sys.argv[2])
-        settings = AblationSettings(**options.pop("settings"))
-        folder = Path(options["folder"])
-        result = train_variant(settings, options["variant"], options["budget"], options["seed"], folder)
-        write_json(folder / "trained.json", result)
+        work(json.loads(sys.argv[2]))
         return
     (settings,) = parse_settings([AblationSettings], description=__doc__)
-    root = Path(settings.output_dir)
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    root, variants, budgets = Path(settings.output_dir), settings.chosen(), settings.budgets()
     base = measure(settings, None, root / "base")
-    budgets = (["time"] if settings.seconds else []) + (["groups"] if settings.groups else [])
-    variants = VARIANTS[settings.compare]
     runs = [(budget, seed, variant) for seed in settings.seeds for budget in budgets for variant in variants]
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {(variant, budget): [] for budget in budgets for variant in variants}
     for number, (budget, seed, variant) in enumerate(runs, 1):
-        folder, identity = root / run_folder(variants[variant], budget, seed), made_with(settings, variants[variant], budget)
-        if (folder / "result.json").exists():
-            refuse_other_settings(folder, json.loads((folder / "result.json").read_text())["settings"], identity)
-        if not (folder / "result.json").exists():
-            # What a run that was stopped left behind is of other weights.
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            options = {"variant": variant, "budget": budget, "seed": seed, "folder": str(folder)}
-            options["settings"] = asdict(settings)
-            command = [sys.executable, "-m", "benchmarks.ablation", "--worker", json.dumps(options)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise UsageError(f"{variant}, seed {seed}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-            trained = json.loads((folder / "trained.json").read_text())
-            metrics = measure(settings, folder, folder / "eval")
-            values = {name: metrics[name]["value"] for name in ("corr_mean", "over_refusal")}
-            write_json(
-                folder / "result.json",
-                trained | values | {"kl": metrics["benign_kl"]["kl"], "seed": seed} | {"settings": identity},
-            )
-        result = json.loads((folder / "result.json").read_text())
-        rows.setdefault((variant, budget), []).append(result)
+        result = finish_run(settings, variant, budget, seed)
+        rows[variant, budget].append(result)
         reached = f"Corr_mean {100 * result['corr_mean']:.1f}"
         logger.info(f"{number} of {len(runs)}: {variant}, equal {budget}, seed {seed}: {reached}")
-    ordered = {key: rows[key] for budget in budgets for key in ((variant, budget) for variant in variants)}
-    text = table(ordered, base)
+    text = table(rows, base)
     (root / f"{settings.compare}.md").write_text(text + "\n")
-    found = [{"variant": variant, "budget": budget, **run} for (variant, budget), runs in ordered.items() for run in runs]
-    result = {"settings": asdict(settings), "versions": library_versions(), "base": base["corr_mean"], "runs": found}
-    write_json(root / f"{settings.compare}.json", result)
+    results = [{"variant": variant, "budget": budget, **run} for (variant, budget), kept in rows.items() for run in kept]
+    summary = {"settings": asdict(settings), "versions": library_versions(), "base": base["corr_mean"], "runs": results}
+    write_json(root / f"{settings.compare}.json", summary)
     print(text)
 
 

@@ -1,7 +1,7 @@
-"""Stock TRL on 15 pairs against the grouped objective on the 6 responses they are made of: pairs/s and peak memory.
+"""Stock TRL on 15 pairs against the grouped objective on their 6 responses: pairs/s and peak memory.
 
-Two processes, one a trainer, take turns on the same groups in the same dtype on the same device, so that noise of the
-machine hits both alike; a turn is the forward passes of policy and reference and the backward pass of one group.
+Two processes, one per trainer, take turns on the same groups in the same dtype on the same device, so that the noise of the
+machine affects both alike. A turn is the forward passes of policy and reference and the backward pass of one group.
 
 python -m benchmarks.bench_dpo --rounds 5
 python -m benchmarks.bench_dpo --dtype bfloat16 --precomputed true
@@ -13,68 +13,69 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.models import RANDOM_7B, random_model_folder
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.run_folder import library_versions
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import parse_settings, setting
 
 logger = logging.getLogger("course_correction")
 
 KINDS = ("stock", "grouped")
+PAIRS_PER_GROUP = 15
 
 
 @dataclass
 class BenchSettings:
     """What is timed."""
 
-    model: str = field(default="smollm2-135m", metadata={"help": f"model, or {RANDOM_7B}: random weights of that shape"})
-    dtype: str = field(default="float32", metadata={"help": "float32 or bfloat16 (autocast, LoRA weights in float32)"})
-    lora_r: int = field(default=16, metadata={"help": "LoRA rank on all linear layers; 0 trains all weights"})
-    precomputed: bool = field(default=False, metadata={"help": "reference log-probabilities known beforehand, for both"})
-    stock_batch: int = field(default=5, metadata={"help": "pairs a forward pass of stock TRL; a divisor of 15"})
-    rounds: int = field(default=5, metadata={"help": "groups, each timed once by both"})
-    output_dir: str = field(default="runs/bench-dpo", metadata={"help": "where bench_dpo.json goes"})
+    model: str = setting("smollm2-135m", f"model, or {RANDOM_7B}: random weights of that shape", group="model", identity=())
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "bfloat16 is autocast, with LoRA weights in float32", group="model", identity=()
+    )
+    lora_r: int = setting(
+        16, "LoRA rank on all linear layers; 0 trains all weights", group="training", identity=(), at_least=0
+    )
+    precomputed: bool = setting(
+        False, "compute the reference's log-probabilities beforehand, for both", group="training", identity=()
+    )
+    stock_batch: int = setting(
+        5, "pairs per forward pass of stock TRL; a divisor of 15", group="training", identity=(), at_least=1
+    )
+    rounds: int = setting(5, "groups, each timed once by both", group="data", identity=(), at_least=1)
+    output_dir: str = setting("runs/bench-dpo", "where bench_dpo.json goes", group="output", identity=())
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if 15 % self.stock_batch:
-            raise UsageError(f"stock_batch is {self.stock_batch}, but must divide 15.")
-        if self.rounds < 1 or self.lora_r < 0:
-            raise UsageError(f"rounds is {self.rounds} and lora_r {self.lora_r}; at least 1 and 0 are needed.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UsageError(f"dtype is {self.dtype!r}, but takes float32 or bfloat16.")
+        """Refuse a batch that leaves some of the 15 pairs out."""
+        if self.stock_batch < 1 or PAIRS_PER_GROUP % self.stock_batch:
+            raise UsageError(f"stock_batch is {self.stock_batch}, but must divide {PAIRS_PER_GROUP}.")
 
 
 def make_trainer(kind: str, settings: BenchSettings, folder: Path) -> tuple[Any, list[list[Any]]]:
     """Return a trainer and, for each group, its batches."""
     import torch
-    from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from c2_syn import SynthesisSettings, _written_teacher, select_pairs
     from course_correction.generation.loading import keep_freed_memory, load_tokenizer
     from course_correction.generation.offline_models import resolve_model_name
-    from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
+    from course_correction.training.data import load_rows
+    from course_correction.training.settings import ObjectiveSettings, TrainingData
     from course_correction.training.trainer import GroupedDPOTrainer
-    from train_dpo import ObjectiveSettings
 
     keep_freed_memory()
-    synthesis = SynthesisSettings(max_requests=settings.rounds + 1)
-    ranked = ranked_table(_written_teacher(synthesis)(select_pairs(synthesis)[0]))
-    rows = Dataset(ranked if kind == "grouped" else pairs_table(ranked).select(["prompt", "chosen", "rejected"]))
-    cuda = torch.cuda.is_available()
+    is_grouped, cuda = kind == "grouped", torch.cuda.is_available()
     training = DPOConfig(
         output_dir=str(folder / kind), use_cpu=not cuda, bf16=settings.dtype == "bfloat16", report_to="none",
         max_length=None,
-        per_device_train_batch_size=1 if kind == "grouped" else settings.stock_batch, save_strategy="no",
+        per_device_train_batch_size=1 if is_grouped else settings.stock_batch, save_strategy="no",
         activation_checkpointing=settings.model == RANDOM_7B, precompute_ref_log_probs=settings.precomputed,
         disable_tqdm=True, dataloader_pin_memory=False, model_init_kwargs={"dtype": settings.dtype},
     )  # fmt: skip
@@ -90,22 +91,26 @@ def make_trainer(kind: str, settings: BenchSettings, folder: Path) -> tuple[Any,
         with torch.device("cuda" if cuda else "cpu"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tokenizer_name), dtype=torch.bfloat16)
         training.model_init_kwargs = None
-    options = {"objective": ObjectiveSettings(), "benign_rows": []} if kind == "grouped" else {}
-    trainer = (GroupedDPOTrainer if kind == "grouped" else DPOTrainer)(
-        model, args=training, train_dataset=rows, processing_class=load_tokenizer(tokenizer_name, None, False),
-        peft_config=adapter, **options,
-    )  # fmt: skip
+    terms: dict[str, Any] = {"objective": ObjectiveSettings(), "benign_rows": []} if is_grouped else {}
+    trainer = (GroupedDPOTrainer if is_grouped else DPOTrainer)(
+        model,
+        args=training,
+        train_dataset=load_rows(TrainingData(max_groups=settings.rounds + 1), "grouped" if is_grouped else "pairwise"),
+        processing_class=load_tokenizer(tokenizer_name),
+        peft_config=adapter,
+        **terms,
+    )
     dataset, collate = trainer.train_dataset, trainer.data_collator
-    size, a_group = training.per_device_train_batch_size, 1 if kind == "grouped" else 15
+    size, rows_per_group = training.per_device_train_batch_size, 1 if is_grouped else PAIRS_PER_GROUP
     groups = []
     for group in range(settings.rounds + 1):
-        starts = range(group * a_group, (group + 1) * a_group, size)
+        starts = range(group * rows_per_group, (group + 1) * rows_per_group, size)
         groups.append([collate([dataset[index] for index in range(start, start + size)]) for start in starts])
     return trainer, groups
 
 
-def work(kind: str, settings: BenchSettings, folder: Path, pipe: Any) -> None:
-    """Time one group whenever told to; answer with seconds, packed tokens and loss, at the end with the peak memory."""
+def work(kind: str, settings: BenchSettings, folder: Path, pipe: Connection) -> None:
+    """Time one group per message; answer with seconds, packed tokens and loss, and at the end with the peak memory."""
     import resource
 
     import torch
@@ -127,57 +132,72 @@ def work(kind: str, settings: BenchSettings, folder: Path, pipe: Any) -> None:
         trainer.model.zero_grad()
         if cuda:
             torch.cuda.synchronize()
-        pipe.send((time.perf_counter() - start, tokens, loss))
+        pipe.send({"seconds": time.perf_counter() - start, "tokens": tokens, "loss": loss})
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pipe.send(peak / 2**30)
 
 
-def main() -> None:
-    """Let both take turns, print and save the comparison."""
-    (settings,) = parse_settings([BenchSettings], description=__doc__)
+def receive(kind: str, worker: Connection) -> Any:
+    """Return the next message of a worker."""
+    try:
+        return worker.recv()
+    except EOFError:
+        raise UsageError(f"The {kind} trainer failed. Its error is printed above.") from None
+
+
+def take_turns(settings: BenchSettings) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Time both trainers on every group.
+
+    Returns:
+        For each round after the warm-up, the measurements of both and the ratio of their seconds; peak memory in GiB.
+    """
     context = multiprocessing.get_context("spawn")
+    workers = {}
+    rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        workers = {}
         for kind in KINDS:
             ours, theirs = context.Pipe()
             process = context.Process(target=work, args=(kind, settings, Path(folder), theirs), daemon=True)
             process.start()
             theirs.close()
-            ours.recv()
+            receive(kind, ours)
             workers[kind] = ours
-        rounds: list[dict[str, Any]] = []
         for number in range(settings.rounds + 1):
-            found = {}
+            measured = {}
             # Who goes first changes from round to round.
             for kind in KINDS if number % 2 else KINDS[::-1]:
-                workers[kind].send("go")
-                seconds, tokens, loss = workers[kind].recv()
-                found[kind] = {"seconds": seconds, "tokens": tokens, "loss": loss}
-            ratio = found["stock"]["seconds"] / found["grouped"]["seconds"]
-            label = "warm-up" if number == 0 else f"round {number}"
+                workers[kind].send("start")
+                measured[kind] = receive(kind, workers[kind])
+            ratio = measured["stock"]["seconds"] / measured["grouped"]["seconds"]
+            speeds = {kind: PAIRS_PER_GROUP / measured[kind]["seconds"] for kind in KINDS}
             logger.info(
-                f"{label}: stock {15 / found['stock']['seconds']:.2f} pairs/s, grouped "
-                f"{15 / found['grouped']['seconds']:.2f} pairs/s, ratio {ratio:.2f}, "
-                f"losses {found['stock']['loss']:.5f} and {found['grouped']['loss']:.5f}"
+                f"{f'round {number}' if number else 'warm-up'}: stock {speeds['stock']:.2f} pairs/s, grouped "
+                f"{speeds['grouped']:.2f} pairs/s, ratio {ratio:.2f}, "
+                f"losses {measured['stock']['loss']:.5f} and {measured['grouped']['loss']:.5f}"
             )
             if number:
-                rounds.append(found | {"ratio": ratio})
-        peaks = {kind: workers[kind].recv() for kind in KINDS}
+                rounds.append(measured | {"ratio": ratio})
+        return rounds, {kind: receive(kind, workers[kind]) for kind in KINDS}
+
+
+def main() -> None:
+    """Let both take turns, print and save the comparison."""
+    (settings,) = parse_settings([BenchSettings], description=__doc__)
+    rounds, peaks = take_turns(settings)
+    speeds = {kind: statistics.median(PAIRS_PER_GROUP / entry[kind]["seconds"] for entry in rounds) for kind in KINDS}
+    tokens = {kind: statistics.mean(entry[kind]["tokens"] for entry in rounds) for kind in KINDS}
     ratios = [entry["ratio"] for entry in rounds]
-    speeds = {kind: statistics.median(15 / entry[kind]["seconds"] for entry in rounds) for kind in KINDS}
-    tokens = {kind: sum(entry[kind]["tokens"] for entry in rounds) / len(rounds) for kind in KINDS}
     for kind in KINDS:
-        print(f"{kind:8} {speeds[kind]:6.2f} pairs/s, {tokens[kind]:6.0f} tokens a group, peak memory {peaks[kind]:.2f} GiB")
+        print(
+            f"{kind:8} {speeds[kind]:6.2f} pairs/s, {tokens[kind]:6.0f} tokens per group, peak memory {peaks[kind]:.2f} GiB"
+        )
     print(
         f"ratio    median {statistics.median(ratios):.2f}, range {min(ratios):.2f} to {max(ratios):.2f}, "
         f"{len(ratios)} rounds"
     )
-    folder = Path(settings.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     result = {"settings": asdict(settings), "rounds": rounds, "peak_gib": peaks, "pairs_per_second": speeds}
-    write_json(
-        folder / "bench_dpo.json", result | {"ratio_median": statistics.median(ratios), "versions": library_versions()}
-    )
+    result |= {"ratio_median": statistics.median(ratios), "versions": library_versions()}
+    write_json(Path(settings.output_dir) / "bench_dpo.json", result)
 
 
 if __name__ == "__main__":

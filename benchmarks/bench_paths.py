@@ -1,8 +1,8 @@
-"""C²-Eval's sampling: the engine against a plain loop as the reference runs it, in turn, on the same items.
+"""Sampling of C²-Eval: the engine against a plain loop as in the reference, in turn, on the same items.
 
-The plain loop is `model.generate` with batches of 10 equal rows, a prefill for each row, one k after another
-(`eval_data.py` of the reference at 44da12c), on the right prefill. Both sample at the same settings; every turn of either
-is a request with all its k's and paths.
+The plain loop calls `model.generate` on batches of 10 equal rows, one prefill after another (`eval_data.py` of the reference
+at 44da12c), with a token-exact prefill. Both sample with the same settings. Each turn of either samples all prefill lengths
+and paths of the same requests.
 
 python -m benchmarks.bench_paths
 python -m benchmarks.bench_paths --model llama2-7b-shape --dtype bfloat16 --rounds 5   # random weights, needs a GPU
@@ -11,40 +11,43 @@ python -m benchmarks.bench_paths --model llama2-7b-shape --dtype bfloat16 --roun
 import logging
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from benchmarks.models import RANDOM_7B, load_for_bench
 from course_correction.base.console import run_script
-from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.run_folder import library_versions
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import parse_settings, setting
 
 logger = logging.getLogger("course_correction")
+
+Items = list[tuple[str, tuple[int, ...]]]  # Request and token ids of its answer.
 
 
 @dataclass
 class BenchSettings:
     """What is timed."""
 
-    model: str = field(default="smollm2-135m", metadata={"help": f"model, or {RANDOM_7B}: random weights of that shape"})
-    dtype: str = field(default="bfloat16", metadata={"help": "bfloat16 or float32"})
-    num_paths: int = field(default=20, metadata={"help": "paths a k (b)"})
-    prefill_tokens: list[int] = field(default_factory=lambda: [10, 20, 30, 40, 50, 60, 70, 80], metadata={"help": "the k's"})
-    max_new_tokens: int = field(default=32, metadata={"help": "tokens a path (m)"})
-    plain_batch: int = field(default=10, metadata={"help": "rows of the plain loop's batches"})
-    requests_a_turn: int = field(default=1, metadata={"help": "requests that the engine samples together"})
-    batch_size: int = field(default=160, metadata={"help": "the engine's rows"})
-    rounds: int = field(default=3, metadata={"help": "turns of each, after one to warm up"})
-    output_dir: str = field(default="runs/bench-paths", metadata={"help": "where bench_paths.json goes"})
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for name in ("num_paths", "max_new_tokens", "plain_batch", "requests_a_turn", "batch_size", "rounds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+    model: str = setting(
+        "smollm2-135m", f"model, or {RANDOM_7B} for random weights of that shape", group="model", identity=()
+    )
+    dtype: Literal["bfloat16", "float32"] = setting("bfloat16", "bfloat16 or float32", group="model", identity=())
+    num_paths: int = setting(20, "paths per request and prefill length", group="sampling", identity=(), at_least=1)
+    prefill_tokens: list[int] = setting(
+        default_factory=lambda: [10, 20, 30, 40, 50, 60, 70, 80],
+        help="prefill lengths in tokens",
+        group="sampling",
+        identity=(),
+        at_least=1,
+    )
+    max_new_tokens: int = setting(32, "tokens per path", group="sampling", identity=(), at_least=1)
+    plain_batch: int = setting(10, "batch size of the plain loop", group="sampling", identity=(), at_least=1)
+    batch_size: int = setting(160, "batch size of the engine", group="sampling", identity=(), at_least=1)
+    requests_per_turn: int = setting(1, "requests that the engine samples together", group="data", identity=(), at_least=1)
+    rounds: int = setting(3, "turns of each, after a warm-up turn", group="data", identity=(), at_least=1)
+    output_dir: str = setting("runs/bench-paths", "folder for bench_paths.json", group="output", identity=())
 
 
 def main() -> None:
@@ -62,21 +65,21 @@ def main() -> None:
     sampling = SamplingSettings(settings.max_new_tokens)
     sampler = ModelSampler(model, tokenizer, settings.batch_size)
     longest = max(settings.prefill_tokens)
-    items = [
+    items: Items = [
         (item["request"], tuple(encode_answer(tokenizer, item["full_harmful_response"]))) for item in read_eval_items("seed")
     ]
     items = [(request, answer) for request, answer in items if len(answer) >= longest]
 
-    def engine(chosen: list[tuple[str, tuple[int, ...]]]) -> int:
-        begun = [
+    def engine(chosen: Items) -> int:
+        prefills = [
             Prefill(request, answer[:k], f"{request} {k} {path}")
             for request, answer in chosen
             for k in settings.prefill_tokens
             for path in range(settings.num_paths)
         ]
-        return sum(written.num_tokens for written in sampler.sample(begun, sampling))
+        return sum(completion.num_tokens for completion in sampler.sample(prefills, sampling))
 
-    def plain(chosen: list[tuple[str, tuple[int, ...]]]) -> int:
+    def plain(chosen: Items) -> int:
         tokens = 0
         for request, answer in chosen:
             for k in settings.prefill_tokens:
@@ -96,25 +99,25 @@ def main() -> None:
                     tokens += int((output[:, ids.shape[1] :] != tokenizer.pad_token_id).sum())
         return tokens
 
-    paths_a_turn = settings.requests_a_turn * len(settings.prefill_tokens) * settings.num_paths
+    paths_per_turn = settings.requests_per_turn * len(settings.prefill_tokens) * settings.num_paths
     speeds: dict[str, list[float]] = {"plain": [], "engine": []}
     for turn in range(settings.rounds + 1):
-        chosen = [items[(turn * settings.requests_a_turn + n) % len(items)] for n in range(settings.requests_a_turn)]
+        chosen = [items[(turn * settings.requests_per_turn + n) % len(items)] for n in range(settings.requests_per_turn)]
         tokens = {}
         for name, run in (("plain", plain), ("engine", engine)):
             start = time.perf_counter()
             tokens[name] = run(chosen)
-            speeds[name].append(paths_a_turn / (time.perf_counter() - start))
+            speeds[name].append(paths_per_turn / (time.perf_counter() - start))
         label = f"round {turn}" if turn else "warm-up"
-        now = {name: values[-1] for name, values in speeds.items()}
+        last = {name: values[-1] for name, values in speeds.items()}
         logger.info(
-            f"{label}: plain {now['plain']:.1f} paths/s ({tokens['plain']} tokens), engine {now['engine']:.1f} paths/s "
-            f"({tokens['engine']} tokens), ratio {now['engine'] / now['plain']:.2f}"
+            f"{label}: plain {last['plain']:.1f} paths/s ({tokens['plain']} tokens), engine {last['engine']:.1f} paths/s "
+            f"({tokens['engine']} tokens), ratio {last['engine'] / last['plain']:.2f}"
         )
     report(settings, {name: values[1:] for name, values in speeds.items()})
 
 
-def report(settings: Any, speeds: dict[str, list[float]]) -> None:
+def report(settings: BenchSettings, speeds: dict[str, list[float]]) -> None:
     """Print the medians and the ratio, and write bench_paths.json."""
     ratios = [engine / plain for plain, engine in zip(speeds["plain"], speeds["engine"], strict=True)]
     for name, values in speeds.items():

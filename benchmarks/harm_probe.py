@@ -1,10 +1,10 @@
-"""How far the seed set's notion of harm reaches: a linear probe on the hidden states of a model.
+"""How far the seed set's notion of harm generalises: a linear probe on the hidden states of a model.
 
-The probe learns to tell the seed set's harmful answers from its harmless ones by the mean hidden state over an answer's
-first tokens, the request before it. Then it is asked for held-out answers, at the threshold at which few of the held-out
-harmless ones, the harmless twins among them, are called harmful. It says within minutes, before anything is trained, what
-a change of the training texts may be worth; and by `--train_items`, items of the kind that `--items` are, what texts of
-that kind would be. Five minutes on a CPU core.
+The probe learns to separate the seed set's harmful answers from its harmless ones, by the mean hidden state over the first
+tokens of an answer that follows its request. It is then applied to held-out answers, at the threshold at which few of the
+held-out harmless ones, harmless twins included, are classified as harmful. Within minutes, before any training, it shows
+what a change of the training texts may improve. With `--train_items`, items of the same kind as `--items`, it shows what
+texts of that kind would add. Five minutes on a CPU core.
 
 python -m benchmarks.harm_probe
 python -m benchmarks.harm_probe --items my_items.jsonl --train_items my_other_items.jsonl
@@ -12,7 +12,7 @@ python -m benchmarks.harm_probe --items my_items.jsonl --train_items my_other_it
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from course_correction.base.files import write_json
 from course_correction.base.markdown import markdown_table
 from course_correction.base.redaction import public_value
 from course_correction.base.run_folder import library_versions
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import check_values, parse_settings, setting
 from course_correction.synthesis.sources import (
     DATA_FOLDER,
     SEED,
@@ -42,28 +42,30 @@ PENALTY = 1e-3  # scikit-learn's C, on standardised features.
 class ProbeSettings:
     """What is probed."""
 
-    model_name_or_path: str = field(default="smollm2-135m", metadata={"help": "chat model"})
-    adapter_name_or_path: str | None = field(default=None, metadata={"help": "adapter on it"})
-    layer: int = field(default=14, metadata={"help": "whose output is read, counted from 1"})
-    answer_tokens: int = field(default=40, metadata={"help": "of an answer, the first n tokens"})
-    items: str | None = field(default=None, metadata={"help": "C²-Eval items beside the seed set's"})
-    train_items: str | None = field(default=None, metadata={"help": "others of that kind, for a probe that has seen such"})
-    weight: float = field(default=4.0, metadata={"help": "of each of these, a seed row's is 1"})
-    false_alarms: float = field(default=0.05, metadata={"help": "share of held-out harmless answers called harmful"})
-    draws: int = field(default=6, metadata={"help": "random parts of the training texts for each size"})
-    output_file: str = field(default="runs/harm-probe/harm_probe.json", metadata={"help": "where the result goes"})
+    model_name_or_path: str = setting("smollm2-135m", "chat model", group="model", identity=())
+    adapter_name_or_path: str | None = setting(None, "adapter on it", group="model", identity=())
+    layer: int = setting(14, "layer whose output is read, counted from 1", group="model", identity=(), at_least=1)
+    answer_tokens: int = setting(40, "tokens read per answer", group="model", identity=(), at_least=1)
+    items: str | None = setting(None, "C²-Eval items to probe beside the seed set's", group="data", identity=())
+    train_items: str | None = setting(
+        None, "other items of that kind, to be added to the training texts", group="data", identity=()
+    )
+    weight: float = setting(4.0, "weight of each of these, where a seed row has 1", group="training", identity=(), above=0)
+    false_alarms: float = setting(
+        0.05, "share of held-out harmless answers classified as harmful", group="training", identity=(), above=0
+    )
+    draws: int = setting(6, "random parts of the training texts for each size", group="training", identity=(), at_least=1)
+    output_file: str = setting("runs/harm-probe/harm_probe.json", "file for the result", group="output", identity=())
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for name in ("layer", "answer_tokens", "draws"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1.")
-        if not 0 < self.false_alarms < 1 or self.weight <= 0:
-            raise UsageError("false_alarms must lie between 0 and 1, and weight above 0.")
+        check_values(self)
+        if self.false_alarms >= 1:
+            raise UsageError(f"false_alarms is {self.false_alarms}, but must be below 1.")
 
 
 def read_texts(settings: ProbeSettings) -> dict[str, Texts]:
-    """Return every set of texts by name, the training texts' and the held-out ones'."""
+    """Return every set of texts by name: those to train on, and those that are held out."""
 
     def items(source: str) -> Texts:
         return [(row["request"], row["full_harmful_response"]) for row in read_eval_items(source)]
@@ -82,7 +84,7 @@ def read_texts(settings: ProbeSettings) -> dict[str, Texts]:
         normalise_request(request) for name in ("harmful", "train_items") for request, _ in texts.get(name, [])
     }
     if shared:
-        raise UsageError(f"{len(shared)} requests of items are trained on too.")
+        raise UsageError(f"{len(shared)} requests of items are trained on too. Remove them from train_items.")
     return texts
 
 
@@ -98,7 +100,7 @@ def hidden_means(settings: ProbeSettings, texts: dict[str, Texts]) -> dict[str, 
     model = load_model(settings.model_name_or_path, adapter=settings.adapter_name_or_path)
     if settings.layer > model.config.num_hidden_layers:
         raise UsageError(f"layer is {settings.layer}, but the model has {model.config.num_hidden_layers}.")
-    found = {}
+    states = {}
     for name, rows in texts.items():
         logger.info(f"{name}: {len(rows)} answers")
         means = []
@@ -106,14 +108,16 @@ def hidden_means(settings: ProbeSettings, texts: dict[str, Texts]) -> dict[str, 
             prompt = render_prompt(tokenizer, request)
             ids = torch.tensor([prompt + encode_answer(tokenizer, answer)[: settings.answer_tokens]], device=model.device)
             with torch.inference_mode():
-                states = model(ids, output_hidden_states=True, logits_to_keep=1).hidden_states[settings.layer]
-            means.append(states[0, len(prompt) :].float().mean(0).cpu().numpy())
-        found[name] = np.stack(means)
-    return found
+                outputs = model(ids, output_hidden_states=True, logits_to_keep=1).hidden_states[settings.layer]
+            means.append(outputs[0, len(prompt) :].float().mean(0).cpu().numpy())
+        states[name] = np.stack(means)
+    return states
 
 
-def found_shares(settings: ProbeSettings, states: dict[str, Any], harmful: Any, harmless: Any, extra: Any) -> dict[str, Any]:
-    """Fit a probe, and return the share of each held-out set that it finds; `extra` are harmful rows of more weight."""
+def detection_rates(
+    settings: ProbeSettings, states: dict[str, Any], harmful: Any, harmless: Any, extra: Any
+) -> dict[str, Any]:
+    """Fit a probe, and return the share of each held-out set that it detects. `extra` are harmful rows with a weight."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -132,7 +136,7 @@ def found_shares(settings: ProbeSettings, states: dict[str, Any], harmful: Any, 
 
 
 def probe_sizes(settings: ProbeSettings, states: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return, for growing parts of the training texts, what is found of each held-out set: one row for each draw."""
+    """Return the detection rates for growing parts of the training texts, one row for each draw."""
     import numpy as np
 
     harmful, harmless = states["harmful"], states["harmless"]
@@ -146,8 +150,8 @@ def probe_sizes(settings: ProbeSettings, states: dict[str, Any]) -> list[dict[st
             chance = np.random.default_rng(draw)
             parts = [part[chance.permutation(len(part))[: round(share * len(part))]] for part in (harmful, harmless)]
             extra = other[chance.permutation(len(other))[:number]]
-            found = found_shares(settings, states, *parts, extra)
-            rows.append({"harmful": len(parts[0]), "harmless": len(parts[1]), "train_items": number, "draw": draw} | found)
+            rates = detection_rates(settings, states, *parts, extra)
+            rows.append({"harmful": len(parts[0]), "harmless": len(parts[1]), "train_items": number, "draw": draw} | rates)
     return rows
 
 

@@ -1,10 +1,11 @@
-"""The main job on a laptop: export, measure, train, measure again, show one table (`make demo`).
+"""The whole project in one command: export, evaluate, train, evaluate again, show one table (`make demo`).
 
-Each step is a command that a user would type; it is printed before it runs. A step that has finished under the same
-settings is not done again, so a demo that was stopped goes on where it was.
+Each step is a command that a user would type, and is printed before it runs. A finished step is not repeated under the same
+settings, so an interrupted demo continues where it stopped.
 
-A CPU without bfloat16 arithmetic would take over half an hour. There the small demo is done by default: it measures on fewer
-items and trains for less long, and its model tells harmful from harmless less well.
+`make demo` runs the full demo on CPUs with native bfloat16 (AVX512-BF16, AMX) and a smaller one elsewhere, because the full
+demo takes over half an hour there. The small demo evaluates fewer items and trains for fewer steps, and its model
+distinguishes harmful from harmless answers less well.
 """
 
 import json
@@ -12,22 +13,25 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import parse_settings, setting
 from course_correction.report.markdown import write_report
+from course_correction.report.run_data import read_run
 from course_correction.report.tables import metrics_table, suites_table
 from course_correction.suites.choice import SUITES
 
+Command = tuple[str, ...]  # A script and its options.
+
 FOLDER = Path("runs/demo")
 RECIPES = Path("recipes/smollm2-135m")
-# What the small demo changes in the recipes, for the commands that measure and for the one that trains. Its steps cost half
-# as much as the recipe's and move thrice as far; more retention and a longer warmup go with that. Measured beside others in
-# recipes/README.md, with 56 steps, which take too long on a busy machine.
+# What the small demo changes in the recipes, for evaluation and for training. Its steps cost half as much as the recipe's
+# and move three times as far, so it needs more retention and a longer warmup. docs/experiments.md compares other settings.
 SMALL_EVALUATION = (
     "--max_requests", "18", "--num_paths", "2", "--requests_per_unit", "9", "--max_benign", "30", "--general_limit", "40",
     "--max_attack_prompts", "4", "--dynamics_max_requests", "6",
@@ -41,20 +45,18 @@ SMALL_TRAINING = (
 
 @dataclass
 class DemoSettings:
-    """How much of the demo is done."""
+    """How much the demo does."""
 
-    size: str = field(
-        default="auto", metadata={"help": "full, small, or auto: small on a CPU that has no bfloat16 arithmetic"}
+    size: Literal["auto", "full", "small"] = setting(
+        "auto",
+        "full, small, or auto: full on a GPU or a CPU with native bfloat16",
+        group="training",
+        identity=(),
+        common=True,
     )
 
     def is_small(self) -> bool:
-        """Whether the small demo is wanted.
-
-        Raises:
-            UsageError: If `size` is none of the three.
-        """
-        if self.size not in ("auto", "full", "small"):
-            raise UsageError(f"size is {self.size!r}, but takes auto, full or small.")
+        """Return whether to run the small demo."""
         if self.size == "auto":
             from course_correction.generation.loading import has_fast_bfloat16
 
@@ -63,10 +65,10 @@ class DemoSettings:
 
 
 def run_command(*arguments: str) -> float:
-    """Run one of the project's scripts and return the seconds it took.
+    """Run one of the project's scripts and return the seconds that it took.
 
     Raises:
-        UsageError: If it fails; it has said why.
+        UsageError: If it fails. The script has printed the reason.
     """
     print(f"\n$ python {shlex.join(arguments)}", flush=True)
     start = time.monotonic()
@@ -75,11 +77,11 @@ def run_command(*arguments: str) -> float:
     return time.monotonic() - start
 
 
-def plan(small: bool) -> dict[str, tuple[str, ...]]:
-    """Return the demo's commands by name, in their order: a script and its options each."""
+def plan(small: bool) -> dict[str, Command]:
+    """Return the demo's commands by name, in their order."""
     data, before, adapter, after = (FOLDER / name for name in ("c2-syn", "before", "adapter", "after"))
-    evaluate = ("eval.py", "--config", str(RECIPES / "c2_eval.yaml"), "--suite", *SUITES)
-    train = ("train_dpo.py", "--config", str(RECIPES / "dpo_lora.yaml"), "--dataset_name", str(data / "export"))
+    evaluate: Command = ("eval.py", "--config", str(RECIPES / "c2_eval.yaml"), "--suite", *SUITES)
+    train: Command = ("train_dpo.py", "--config", str(RECIPES / "dpo_lora.yaml"), "--dataset_name", str(data / "export"))
     if small:
         evaluate, train = evaluate + SMALL_EVALUATION, train + SMALL_TRAINING
     return {
@@ -96,41 +98,60 @@ def plan(small: bool) -> dict[str, tuple[str, ...]]:
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run the demo from the project's folder."""
-    (settings,) = parse_settings([DemoSettings])
-    if not RECIPES.is_dir():
-        raise UsageError("Run the demo from the project's folder, by `make demo`.")
-    small = settings.is_small()
-    if small:
-        print("The small demo, for CPUs without bfloat16 arithmetic: fewer items, and a quarter of the training.")
-        print("The README's figures are those of `make demo SIZE=full`: over half an hour on 2 such cores.", flush=True)
-    start, training = time.monotonic(), 0.0
-    commands, adapter = plan(small), FOLDER / "adapter"
-    for name, command in commands.items():
-        if name != "train":
-            run_command(*command)
-        elif not (adapter / "train_metrics.json").exists():
-            training = run_command(*command, "--resume_from_checkpoint", "last")
-    metrics = {name: json.loads((FOLDER / name / "metrics.json").read_text()) for name in ("before", "after")}
-    difference = metrics["after"]["difference_to_baseline"]
-    write_json(FOLDER / "metrics.json", metrics)
-    pairs = json.loads((adapter / "train_metrics.json").read_text())
-    write_report(FOLDER, metrics, difference, f"\n## Beside C²-Eval\n\n{suites_table(metrics)}\n")
-    print(f"\nSmolLM2-135M before and after training on C²-Syn ({pairs['train_runtime'] / 60:.1f} minutes of training)\n")
-    print(metrics_table(metrics, difference))
-    print(f"\n{suites_table(metrics)}")
-    minutes = (time.monotonic() - start) / 60
-    print(f"\n{minutes:.1f} minutes in all, {training / 60:.1f} of them training, with loading and saving.")
-    print("\n".join(str(FOLDER / name) for name in ("after/report.html", "report.md", "metrics.json", "corr_at_k.png")))
-    print("\nTo publish it, after `hf auth login`, with your name for `you` (private until you say otherwise):\n")
+def push_commands(commands: dict[str, Command]) -> list[Command]:
+    """Return the demo's commands with the options that push their results."""
     model = ("--push_to_hub", "true", "--hub_model_id", "you/smollm2-135m-c2")
-    for command in (
+    return [
         (*commands["synthesize"], "--push_to_hub", "true", "--hub_dataset_id", "you/c2-syn"),
         (*commands["export items"], "--push_to_hub", "true", "--hub_dataset_id", "you/c2-eval"),
         (*commands["train"], *model),
         (*commands["evaluate trained"], *model, "--hub_dataset_id", "you/c2-eval"),
-    ):
+    ]
+
+
+def run_demo(commands: dict[str, Command]) -> float:
+    """Run the commands in their order, and return the seconds spent on training; 0 if it was finished before."""
+    training = 0.0
+    for name, command in commands.items():
+        if name != "train":
+            run_command(*command)
+        elif not (FOLDER / "adapter" / "train_metrics.json").exists():
+            training = run_command(*command, "--resume_from_checkpoint", "last")
+    return training
+
+
+def show_results() -> None:
+    """Write the report on both evaluations, and print their tables."""
+    metrics = {name: read_run(FOLDER / name) for name in ("before", "after")}
+    difference = metrics["after"]["difference_to_baseline"]
+    suites = suites_table(metrics)
+    write_json(FOLDER / "metrics.json", metrics)
+    write_report(FOLDER, metrics, difference, f"\n## Other suites\n\n{suites}\n")
+    minutes = json.loads((FOLDER / "adapter" / "train_metrics.json").read_text())["train_runtime"] / 60
+    print(f"\nSmolLM2-135M before and after training on C²-Syn ({minutes:.1f} minutes of training)\n")
+    print(f"{metrics_table(metrics, difference)}\n\n{suites}")
+
+
+def main() -> None:
+    """Run the demo from the project's folder."""
+    (settings,) = parse_settings([DemoSettings], description=__doc__)
+    if not RECIPES.is_dir():
+        raise UsageError(f"{RECIPES} does not exist here. Run the demo from the project's folder, with `make demo`.")
+    small = settings.is_small()
+    if small:
+        print("Running the small demo, as this CPU has no native bfloat16 or `--size small` was given.")
+        print(
+            "The README shows the figures of `make demo SIZE=full`, which takes over half an hour on 2 such cores.",
+            flush=True,
+        )
+    start = time.monotonic()
+    commands = plan(small)
+    training = run_demo(commands)
+    show_results()
+    print(f"\n{(time.monotonic() - start) / 60:.1f} minutes in total, {training / 60:.1f} of them for training.")
+    print("\n".join(str(FOLDER / name) for name in ("after/report.html", "report.md", "metrics.json", "corr_at_k.png")))
+    print("\nTo push the results, run `hf auth login`, then these commands with your name for `you` (private by default):\n")
+    for command in push_commands(commands):
         print(f"python {shlex.join(command)}")
 
 

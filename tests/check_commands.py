@@ -1,62 +1,37 @@
-"""Check that the commands of the docs parse, without running what they start (`make check`).
+"""Check that the commands of the documents parse, without running what they start (`make check`).
 
-Looks at the fenced `bash` blocks of the documents, and at `make` and `python -m` in their running text, unless something is
-left out there ("…"). A `make` target must exist; a call of one of the project's scripts or modules must pass its settings
-parser, recipe and all; what needs a network, a GPU or another program must stand in a block that says so: fenced as
-`bash online`.
+Checks the fenced `bash` blocks, and `make` and `python -m` in the running text. A `make` target must exist. A call of a
+script or module of the project must pass its settings parser, recipe included. tests/scripts/test_documented_commands.py
+runs the commands that need no network.
 """
 
 import importlib
 import logging
 import os
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "docs/results.md", "CONTRIBUTING.md", "recipes/README.md", "integrations/README.md")
+ROOT = Path(__file__).resolve().parents[1]
 OWN_PACKAGES = {"benchmarks", "course_correction", "integrations"}
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
 
 
-def read_commands(document: Path) -> list[tuple[str, bool]]:
-    """Return the commands of a document and whether each claims to work offline."""
-    text = document.read_text()
-    commands = []
-    for info, block in re.findall(r"^```bash([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.split("#")[0].strip():
-                commands.append((line, "online" not in info))
-    running = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    spans = re.findall(r"`((?:[A-Z_]+=\S+ )*(?:make|python -m) [^`…]+)`", running)
-    return commands + [(" ".join(span.split()), True) for span in spans]
-
-
-def check_command(command: str) -> None:
+def check_command(words: list[str], script: str | None, arguments: list[str]) -> None:
     """Raise ValueError (or the parser's own error) if the command would not parse."""
-    words = shlex.split(command, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        words.pop(0)
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True)
-        return
-    if words[:2] == ["python", "-m"] and words[2].split(".")[0] in OWN_PACKAGES:
+    elif words[:2] == ["python", "-m"] and words[2].split(".")[0] in OWN_PACKAGES:
         parse_module(words[2], words[3:])
-        return
-    script = next((word for word in words if word.endswith(".py")), None)
-    if script is None:
-        return
-    if not (ROOT / script).is_file():
-        raise ValueError(f"there is no {script}")
-    if script in {"c2_syn.py", "c2_eval.py", "eval.py", "train_dpo.py"}:
-        parse_script(script, words[words.index(script) + 1 :])
+    elif script is not None:
+        if not (ROOT / script).is_file():
+            raise ValueError(f"there is no {script}")
+        parse_script(script, arguments)
 
 
 def parse_module(name: str, arguments: list[str]) -> None:
-    """Run a module up to where it has parsed its settings."""
+    """Run a module until it has parsed its settings."""
     from unittest.mock import patch
 
     from course_correction.base.settings import parse_settings
@@ -78,35 +53,34 @@ def parse_module(name: str, arguments: list[str]) -> None:
 
 
 def parse_script(script: str, arguments: list[str]) -> None:
-    """Pass arguments through the script's own settings."""
+    """Pass arguments through the settings of one of the four scripts."""
     from course_correction.base.settings import parse_settings
+    from tests.support.settings import SCRIPTS, settings_of
 
+    if script not in SCRIPTS:
+        return
+    classes = settings_of(script)
     if script == "train_dpo.py":
         from trl import DPOConfig, ModelConfig
 
-        from course_correction.training.data import TrainingData
-        from train_dpo import ObjectiveSettings
-
-        parse_settings([TrainingData, ObjectiveSettings, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"])
-    else:
-        module = importlib.import_module(script.removesuffix(".py"))
-        names = {"c2_syn": "C2SynSettings", "c2_eval": "C2EvalSettings", "eval": "EvaluationSettings"}
-        parse_settings([getattr(module, names[module.__name__])], arguments)
+        classes, arguments = [*classes, DPOConfig, ModelConfig], [*arguments, "--use_cpu", "true"]
+    parse_settings(classes, arguments)
 
 
 def main() -> None:
-    """Check every document and exit non-zero if a command does not parse."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at its import which kernels it lacks
-    failures = checked = 0
-    for name in DOCUMENTS:
-        for command, offline in read_commands(ROOT / name):
-            try:
-                check_command(command)
-                checked += 1
-            except Exception as error:
-                failures += 1
-                print(f"{name}: {'offline ' if offline else ''}command does not parse: {command.strip()}\n  {error}")
-    print(f"{checked} commands of the docs parse, {failures} do not.")
+    """Check every document, and exit with 1 if a command does not parse."""
+    from tests.support.documents import DOCUMENTS, read_block_commands, read_text_commands
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # It logs at import which kernels it lacks.
+    commands = [command for name in DOCUMENTS for command in (*read_block_commands(name), *read_text_commands(name))]
+    failures = 0
+    for command in commands:
+        try:
+            check_command(command.words, command.script, command.arguments)
+        except Exception as error:
+            failures += 1
+            print(f"{command.document}: command does not parse: {command.line}\n  {error}")
+    print(f"Commands of the documents: {len(commands) - failures} parse, {failures} do not.")
     sys.exit(bool(failures))
 
 

@@ -4,12 +4,12 @@ python -m course_correction.hub.push_metric --hub_metric_id you/corr_at_k
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
-from course_correction.base.settings import parse_settings
+from course_correction.base.settings import parse_settings, setting
 from course_correction.hub.push import open_repo, push
 
 logger = logging.getLogger(__name__)
@@ -19,13 +19,13 @@ FOLDER = Path(__file__).resolve().parent / "corr_at_k"
 
 @dataclass
 class MetricSettings:
-    """Where the metric goes."""
+    """Where the metric is pushed."""
 
-    hub_metric_id: str | None = field(default=None, metadata={"help": "owner/name of the Space"})
-    hub_private_repo: bool = field(default=False, metadata={"help": "a Space that is made is private"})
+    hub_metric_id: str | None = setting(None, "owner/name of the Space", group="Hub", identity=(), common=True)
+    hub_private_repo: bool = setting(False, "make a new Space private", group="Hub", identity=())
 
     def __post_init__(self) -> None:
-        """Refuse to push nowhere."""
+        """Refuse a push without a Space."""
         if not self.hub_metric_id:
             raise UsageError("Name the Space with --hub_metric_id owner/name.")
 

@@ -1,8 +1,10 @@
-"""Push a training to the Hub: checkpoints while it runs, the model with its card at the end, and a checkpoint back.
+"""Push a training to the Hub: checkpoints while it runs, the model with its card at the end. Fetch a checkpoint back.
 
 The trainer's own pushes are not used: their card is wrong for adapters, and `training_args.bin` holds paths and names of the
 machine.
 """
+
+from __future__ import annotations
 
 import concurrent.futures
 import json
@@ -12,7 +14,7 @@ import shutil
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
@@ -20,8 +22,14 @@ from transformers import TrainerCallback
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.redaction import public_json
-from course_correction.hub.push import HubRepo, one_line, open_repo, patiently, push, read_file
+from course_correction.hub.client import one_line, with_retries
+from course_correction.hub.push import HubRepo, open_repo, push, read_file
 from course_correction.hub.push_evaluation import carry_over
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import HubStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +45,14 @@ _NEVER = ("training_args.bin", "README.md")
 _REWRITTEN = ("adapter_config.json", "config.json", "trainer_state.json", "train_metrics.json", "run.json")
 
 
-def open_model_repo(training: Any) -> HubRepo:
-    """Return the repository that a `DPOConfig` names, made if need be, private unless it says otherwise.
+def open_model_repo(training: TrainingArguments) -> HubRepo:
+    """Return the repository that a training's settings name. It is created if it does not exist, private by default.
 
     Raises:
-        UsageError: If there is none, the token may not write, or a token stands among the settings.
+        UsageError: If none is named, the token may not write, or the settings hold a token.
     """
     if training.hub_token:
-        raise UsageError("hub_token would end up in files: log in by `hf auth login`, or set HF_TOKEN.")
+        raise UsageError("hub_token would be written to files. Log in by `hf auth login`, or set HF_TOKEN.")
     if not training.hub_model_id:
         raise UsageError("push_to_hub needs --hub_model_id owner/name.")
     return open_repo(training.hub_model_id, "model", training.hub_private_repo is not False)
@@ -62,7 +70,7 @@ def _content(path: Path, base_model: str) -> Path | bytes:
 
 
 def name_base_model(folder: Path, base_model: str) -> None:
-    """Put the base model's Hub id into a saved adapter's config, where PEFT writes the path it was loaded from."""
+    """Write the base model's Hub id to a saved adapter's config, where PEFT writes the path of its folder."""
     path = folder / "adapter_config.json"
     if path.exists():
         config = json.loads(path.read_text())
@@ -70,7 +78,7 @@ def name_base_model(folder: Path, base_model: str) -> None:
 
 
 def model_files(folder: Path, base_model: str, patterns: tuple[str, ...] = ()) -> dict[str, Path | bytes]:
-    """Return the files of a saved model or adapter and its tokenizer, by name, fit to be shown."""
+    """Return the files of a saved model or adapter and its tokenizer, by name, without paths of this machine."""
     return {
         path.name: _content(path, base_model)
         for path in sorted(folder.iterdir())
@@ -79,30 +87,30 @@ def model_files(folder: Path, base_model: str, patterns: tuple[str, ...] = ()) -
 
 
 def push_model(repo: HubRepo, folder: Path, base_model: str) -> str:
-    """Push a finished training in one commit: weights, tokenizer, recipe, metrics, plot and card. Returns its address."""
+    """Push a finished training in one commit: weights, tokenizer, recipe, metrics, plot and card. Return its URL."""
     files = model_files(folder, base_model, _RESULT_FILES)
     with one_line(repo.repo_id):
-        # What was measured of this model stays in its card.
+        # The card keeps the evaluations of this model that were pushed before.
         files["README.md"] = carry_over((folder / "README.md").read_text(), read_file(repo, "README.md")).encode()
-    # Shards of an earlier push under other names would be loaded beside the new ones.
+    # Shards of an earlier push under other names would be loaded together with the new ones.
     return push(repo, files, "Trained to course-correct", stale=["*.safetensors", "*.index.json", "*.bin"])
 
 
 class PushCheckpoints(TrainerCallback):
-    """Pushes what a checkpoint holds, in the background, as `hub_strategy` says. A push that fails stops no training.
+    """Pushes checkpoints in the background, by `hub_strategy`. A push that fails does not stop the training.
 
-    `every_save` pushes the weights, `checkpoint` also the whole checkpoint as `last-checkpoint`, `all_checkpoints` each
-    under its own name.
+    `every_save` pushes the weights, `checkpoint` also the whole checkpoint as `last-checkpoint`, and `all_checkpoints` each
+    checkpoint under its own name.
     """
 
-    def __init__(self, repo: HubRepo, strategy: str, base_model: str) -> None:
+    def __init__(self, repo: HubRepo, strategy: HubStrategy | str, base_model: str) -> None:
         """Take the repository, one of the strategies of transformers, and the base model's Hub id."""
         self.repo, self.strategy, self.base_model = repo, str(getattr(strategy, "value", strategy)), base_model
         self._worker = concurrent.futures.ThreadPoolExecutor(1)
-        self._running: concurrent.futures.Future | None = None
+        self._running: concurrent.futures.Future[None] | None = None
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Push the checkpoint of this step, unless the last push is still under way."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Push the checkpoint of this step, unless the last push is still running."""
         if self.strategy == "end":
             return
         if torch.distributed.is_initialized():
@@ -114,22 +122,22 @@ class PushCheckpoints(TrainerCallback):
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for left in Path(args.output_dir).glob(".push-*"):
-            # Of a process that was killed; this one's own push is done.
+            # Left by a killed process; the last push of this one is done.
             shutil.rmtree(left, ignore_errors=True)
         try:
-            # Links, because the trainer deletes old checkpoints and goes on writing beside them.
+            # Links, because the trainer deletes old checkpoints during the push.
             held = Path(tempfile.mkdtemp(prefix=".push-", dir=args.output_dir))
             shutil.copytree(checkpoint, held / "checkpoint", copy_function=_link)
             run = Path(args.output_dir) / "run.json"
             if run.exists():
                 shutil.copy(run, held / "checkpoint" / run.name)
         except OSError as error:
-            logger.info(f"This checkpoint was not pushed, training goes on: {error.strerror}")
+            logger.info(f"This checkpoint was not pushed, training continues: {error.strerror}")
             return
         self._running = self._worker.submit(self._push, held, checkpoint.name, f"{state.global_step} of {state.max_steps}")
 
     def finish(self) -> None:
-        """Wait for the push under way."""
+        """Wait for the running push."""
         self._worker.shutdown()
 
     def _push(self, held: Path, name: str, steps: str) -> None:
@@ -149,7 +157,7 @@ class PushCheckpoints(TrainerCallback):
                 }
             push(self.repo, files, f"Training in progress, step {steps}", stale=stale)
         except Exception as error:
-            logger.info(f"This checkpoint was not pushed, training goes on: {' '.join(str(error).split())}")
+            logger.info(f"This checkpoint was not pushed, training continues: {' '.join(str(error).split())}")
         finally:
             shutil.rmtree(held, ignore_errors=True)
 
@@ -161,32 +169,39 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def find_checkpoint(wanted: str | None, folder: Path, repo: HubRepo | None, accelerator: Any) -> str | None:
-    """Return the checkpoint to go on from: the one named, or for `last` the last one in the folder, else on the Hub."""
+def find_checkpoint(wanted: str | None, folder: Path, repo: HubRepo | None, accelerator: Accelerator) -> str | None:
+    """Return the checkpoint to resume from, or None to start at the beginning.
+
+    Args:
+        wanted: `resume_from_checkpoint`: a folder, or `last` for the last one in the output folder, else on the Hub.
+        folder: The output folder.
+        repo: The repository of the model, if it is pushed.
+        accelerator: The processes of the training; the main one fetches.
+    """
     from transformers.trainer_utils import get_last_checkpoint
 
     if wanted not in {"true", "True", "last"}:
         return wanted
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if found is None and repo is not None:
+    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if checkpoint is None and repo is not None:
         if accelerator.is_main_process:
             fetch_checkpoint(repo.repo_id, folder)
         accelerator.wait_for_everyone()
-        found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if found is None:
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if checkpoint is None:
         logger.info(f"No checkpoint in {folder}: training starts at the beginning.")
-    return found
+    return checkpoint
 
 
 def fetch_checkpoint(repo_id: str, folder: Path) -> Path | None:
-    """Fetch the checkpoint that an earlier training pushed, to go on from; None if there is none.
+    """Fetch the checkpoint that an earlier training pushed, to resume from it; None if there is none.
 
     Args:
         repo_id: The model's repository.
-        folder: Output folder of the training; the checkpoint is put into it, under the name that it had.
+        folder: Output folder of the training, where the checkpoint goes under its old name.
 
     Returns:
-        The checkpoint's folder. The `run.json` that was pushed with it stands in `folder`.
+        The checkpoint's folder. The `run.json` that was pushed with it goes to `folder`.
     """
     with one_line(repo_id):
         return _fetch(repo_id, folder)
@@ -195,12 +210,12 @@ def fetch_checkpoint(repo_id: str, folder: Path) -> Path | None:
 def _fetch(repo_id: str, folder: Path) -> Path | None:
     from huggingface_hub import HfApi, snapshot_download
 
-    names = patiently(lambda: HfApi().list_repo_files(repo_id), "looking for a checkpoint on the Hub")
+    names = with_retries(lambda: HfApi().list_repo_files(repo_id), "looking for a checkpoint on the Hub")
     if f"{LAST_CHECKPOINT}/trainer_state.json" not in names:
         return None
     logger.info(f"Fetching {LAST_CHECKPOINT} of {repo_id}")
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        patiently(
+        with_retries(
             lambda: snapshot_download(repo_id, allow_patterns=f"{LAST_CHECKPOINT}/*", local_dir=temporary),
             "fetching the checkpoint",
         )

@@ -1,30 +1,31 @@
-"""The settings of pushing. The token comes from `hf auth login` or HF_TOKEN, never from settings."""
+"""Settings of a push to the Hub. The token comes from `hf auth login` or HF_TOKEN, never from settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from course_correction.base.errors import UsageError
+from course_correction.base.settings import setting
 
 
 @dataclass
 class PushSettings:
-    """Whether a script's results go to the Hub. The token comes from `hf auth login` or HF_TOKEN, never from here."""
+    """Whether a script pushes its result."""
 
-    push_to_hub: bool = field(default=False, metadata={"help": "push the result to the Hub"})
-    hub_private_repo: bool = field(default=True, metadata={"help": "a repository that is made is private"})
+    push_to_hub: bool = setting(False, "push the result to the Hub", group="Hub", identity=(), common=True)
+    hub_private_repo: bool = setting(True, "make a new repository private", group="Hub", identity=())
 
 
 @dataclass
 class DatasetPushSettings(PushSettings):
-    """Where a dataset goes."""
+    """Where a dataset is pushed."""
 
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "owner/name of the dataset on the Hub"})
-    gated: Literal["auto", "manual"] | None = field(
-        default=None, metadata={"help": "readers must ask: granted at once (auto) or by you (manual)"}
+    hub_dataset_id: str | None = setting(None, "owner/name of the dataset on the Hub", group="Hub", identity=(), common=True)
+    gated: Literal["auto", "manual"] | None = setting(
+        None, "readers must ask for access, which is granted at once (auto) or by you (manual)", group="Hub", identity=()
     )
 
     def check_push(self) -> None:
-        """Refuse a push without a place, and a place without a push.
+        """Refuse a push without a repository, and gating without a push.
 
         Raises:
             UsageError: Naming the setting that is missing.
@@ -37,16 +38,21 @@ class DatasetPushSettings(PushSettings):
 
 @dataclass
 class ResultPushSettings(PushSettings):
-    """Where an evaluation goes."""
+    """Where an evaluation is pushed."""
 
-    hub_model_id: str | None = field(default=None, metadata={"help": "owner/name of the evaluated model on the Hub"})
-    hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "the C²-Eval dataset on the Hub that the items are; --items where that is an id"}
+    hub_model_id: str | None = setting(
+        None, "owner/name of the evaluated model on the Hub", group="Hub", identity=(), common=True
     )
-    create_pr: bool = field(default=False, metadata={"help": "open a pull request: the model is somebody else's"})
+    hub_dataset_id: str | None = setting(
+        None, "the C²-Eval dataset on the Hub that holds the items; default: --items, if that is on the Hub",
+        group="Hub", identity=(),
+    )  # fmt: skip
+    create_pr: bool = setting(
+        False, "open a pull request, for a model that belongs to somebody else", group="Hub", identity=()
+    )
 
     def check_push(self) -> None:
-        """Refuse a push without a place, and a place without a push.
+        """Refuse a push without a repository, and a pull request without a push.
 
         Raises:
             UsageError: Naming the setting that is missing.

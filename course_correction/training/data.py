@@ -1,57 +1,32 @@
-"""The rows that training reads: loading, checking, dropping what is too long. Knows nothing of models."""
+"""The rows that training reads: load them, check them, drop those that are too long. Knows nothing of models."""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.synthesis.ranked_groups import RANKED_SCHEMA, check_ranked_group
-from course_correction.synthesis.sources import SEED, normalise_request, read_benign_rows, read_eval_items
+from course_correction.synthesis.sources import normalise_request, read_benign_rows, read_eval_items
+from course_correction.training.settings import TrainingData
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+# The config that each objective reads.
 CONFIGS = {"grouped": "ranked", "pairwise": "pairs"}
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 
 
-@dataclass
-class TrainingData:
-    """Which rows are trained on."""
-
-    dataset_name: str = field(default="c2-syn", metadata={"help": "Hub id or folder of C²-Syn"})
-    dataset_split: str = field(default="train", metadata={"help": "its split"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "its revision on the Hub"})
-    mix_with: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "more folders or Hub ids (a revision behind an @) of C²-Syn to train on together; one named twice "
-            "counts twice"
-        },
-    )
-    held_out: list[str] = field(
-        default_factory=lambda: [SEED],
-        metadata={"help": "C²-Eval sources (seed, pku500, files): training on one of their requests is refused"},
-    )
-    max_groups: int | None = field(default=None, metadata={"help": "train on the first n requests only, of each dataset"})
-    drop_long_rows: bool = field(
-        default=False, metadata={"help": "drop rows longer than max_length, with a count, instead of refusing"}
-    )
-    retention_file: str | None = field(
-        default=None, metadata={"help": "JSONL of benign prompt and response; the seed set's without it"}
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.max_groups is not None and self.max_groups < 1:
-            raise UsageError(f"max_groups is {self.max_groups}, but must be at least 1.")
-
-
-def load_rows(data: TrainingData, objective: str) -> Any:
-    """Load and check the `pairs` or `ranked` rows of all datasets named.
+def load_rows(data: TrainingData, objective: str) -> Dataset:
+    """Load and check the `pairs` or `ranked` rows of the dataset and of those mixed in, in this order.
 
     Raises:
-        UsageError: If they cannot be loaded, a column is missing, or a row is not fit to train on.
+        UsageError: If they cannot be loaded or mixed, a column is missing, or a row cannot be trained on.
     """
     from datasets import concatenate_datasets
 
@@ -67,7 +42,7 @@ def load_rows(data: TrainingData, objective: str) -> Any:
     return concatenate_datasets(parts) if data.mix_with else first
 
 
-def load_dataset_rows(data: TrainingData, name: str, revision: str | None, objective: str) -> Any:
+def load_dataset_rows(data: TrainingData, name: str, revision: str | None, objective: str) -> Dataset:
     """Load and check the rows of one dataset; see `load_rows`."""
     from datasets import load_dataset
 
@@ -101,16 +76,21 @@ def load_dataset_rows(data: TrainingData, name: str, revision: str | None, objec
     return rows
 
 
-def rows_digest(rows: Any) -> str:
-    """Return what tells these rows from any others: a checkpoint is gone on from with the same ones only."""
+def rows_digest(rows: Dataset) -> str:
+    """Return a digest of the rows; a training resumes only on the same ones."""
     digest = hashlib.sha256()
     for batch in rows.iter(1000):
         digest.update(json.dumps(batch, default=str).encode())
     return digest.hexdigest()[:16]
 
 
-def check_overlap(rows: Any, name: str, held_out: list[str]) -> None:
-    """Refuse to train on a request that the model will be evaluated on.
+def check_overlap(rows: Dataset, name: str, held_out: list[str]) -> None:
+    """Refuse to train on requests that the model will be evaluated on.
+
+    Args:
+        rows: Rows to train on.
+        name: Their dataset, for the error.
+        held_out: C²-Eval sources.
 
     Raises:
         UsageError: Naming the evaluation source and the number of its requests among the rows.
@@ -122,14 +102,14 @@ def check_overlap(rows: Any, name: str, held_out: list[str]) -> None:
         if shared:
             raise UsageError(
                 f"{name} holds {len(shared)} requests of the C²-Eval items {source}: evaluation on them would "
-                "measure memory. Make it with c2_syn.py --exclude_requests_from."
+                "measure memorization. Make the dataset with c2_syn.py --exclude_requests_from."
             )
 
 
 def content_cache(folder: Path) -> str | None:
-    """Return a cache folder of its own for what a local dataset folder holds now; None for the Hub.
+    """Return a cache folder for the present content of a local dataset folder; None for a dataset on the Hub.
 
-    `datasets` keys its cache by a folder's name, not its content, and would serve another folder of the same name.
+    `datasets` keys its cache by the name of a folder, so it would return the rows of another folder of the same name.
     """
     if not folder.is_dir():
         return None
@@ -141,7 +121,10 @@ def content_cache(folder: Path) -> str | None:
 
 
 def read_retention_rows(path: str | None) -> list[dict[str, Any]]:
-    """Return the benign rows (`prompt`, `response`) that the retention term keeps the model close on.
+    """Return the benign rows (`prompt`, `response`) of the retention term.
+
+    Args:
+        path: A JSONL file; the seed set's rows by default.
 
     Raises:
         UsageError: If the file holds none, or a row lacks a text.
@@ -149,32 +132,34 @@ def read_retention_rows(path: str | None) -> list[dict[str, Any]]:
     if path is None:
         return read_benign_rows("train")
     if not Path(path).is_file():
-        raise UsageError(f"There is no retention_file {path}.")
+        raise UsageError(f"retention_file {path} does not exist. Name a JSONL file of `prompt` and `response`.")
     rows = list(read_jsonl(Path(path)))
     for number, row in enumerate(rows, 1):
         if not all(isinstance(row.get(name), str) and row[name].strip() for name in ("prompt", "response")):
-            raise UsageError(f"{path}: row {number} needs a `prompt` and a `response`, neither empty.")
+            raise UsageError(f"{path}: row {number} has no `prompt` or no `response`. Add both, or remove the row.")
     if not rows:
         raise UsageError(f"{path} holds no benign row. Name another retention_file, or set retention_weight to 0.")
     return rows
 
 
 def conversations(row: dict[str, Any]) -> list[list[dict[str, str]]]:
-    """Return every conversation that training on a `pairs` or `ranked` row renders."""
+    """Return the conversations that training renders from a `pairs` or `ranked` row."""
     if "chosen" in row:
         return [row["prompt"] + row[side] for side in ("chosen", "rejected")]
     turn = {"role": "user", "content": row["request"]}
     return [[turn, {"role": "assistant", "content": response}] for response in row["responses"]]
 
 
-def check_lengths(rows: Any, tokenizer: Any, max_length: int | None, drop_long_rows: bool) -> tuple[Any, int]:
-    """Refuse or drop rows longer than `max_length` tokens: cutting them would cut off the corrections at their ends.
+def check_lengths(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, drop_long_rows: bool
+) -> tuple[Dataset, int]:
+    """Refuse or drop rows longer than `max_length` tokens. They are never cut, because corrections stand at their ends.
 
     Returns:
-        The rows that are left, and how many were dropped.
+        The remaining rows, and how many were dropped.
 
     Raises:
-        UsageError: If a row is too long and is not to be dropped.
+        UsageError: If a row is too long and `drop_long_rows` is off, or no row remains.
     """
     if max_length is None:
         return rows, 0
@@ -190,8 +175,8 @@ def check_lengths(rows: Any, tokenizer: Any, max_length: int | None, drop_long_r
     if num_long and not drop_long_rows:
         raise UsageError(
             f"{num_long} of {len(lengths)} rows are longer than max_length {max_length} (the longest has {max(lengths)} "
-            "tokens), and cutting them would cut off the corrections. Raise --max_length or set --drop_long_rows true."
+            "tokens). Cutting them would remove corrections. Raise --max_length or set --drop_long_rows true."
         )
     if not fitting:
-        raise UsageError(f"Every row is longer than max_length {max_length}.")
+        raise UsageError(f"Every row is longer than max_length {max_length}. Raise --max_length.")
     return rows.select(fitting), num_long

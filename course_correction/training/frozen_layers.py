@@ -1,21 +1,26 @@
-"""Layers below the first that an adapter changes, run once for policy and reference: they give both the same.
+"""Layers below the first that an adapter changes, whose output policy and reference share: they run once for both.
 
 Knows nothing of the objective.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from course_correction.generation.shared_prefix import PLAIN_MODEL_TYPES
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def find_frozen_layers(model: Any) -> list[Any]:
+
+def find_frozen_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Return the decoder layers, from the first, below which and in which nothing is trained.
 
-    None of an architecture of which it is not known that each layer takes from the one before it alone.
+    Empty for architectures outside `PLAIN_MODEL_TYPES`, where a layer may read more than the output of the one before it.
     """
     if model.config.get_text_config().model_type not in PLAIN_MODEL_TYPES:
         return []
@@ -29,13 +34,13 @@ def find_frozen_layers(model: Any) -> list[Any]:
 
 
 @contextmanager
-def recorded(layers: list[Any], states: list[torch.Tensor]) -> Iterator[None]:
-    """Append to `states` what the last of these layers puts out, at each pass within the block.
+def recorded(layers: Sequence[torch.nn.Module], states: list[torch.Tensor]) -> Iterator[None]:
+    """Append the output of the last of these layers to `states`, at each pass within the block.
 
-    Nothing is kept of an architecture whose layers put out more than hidden states.
+    Outputs that are more than hidden states are not recorded, so `replayed` then runs the layers.
     """
 
-    def keep(module: Any, arguments: Any, output: Any) -> None:
+    def keep(module: torch.nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor):
             states.append(output)
 
@@ -48,10 +53,10 @@ def recorded(layers: list[Any], states: list[torch.Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def replayed(layers: list[Any], states: list[torch.Tensor]) -> Iterator[None]:
-    """Skip these layers in the passes within the block: each takes the first of `states` off in their place.
+def replayed(layers: Sequence[torch.nn.Module], states: list[torch.Tensor]) -> Iterator[None]:
+    """Skip these layers in the passes within the block: each pass removes the first of `states` and uses it instead.
 
-    The passes must have the inputs of those that were recorded, in their order. Without states the layers are run.
+    The passes must have the inputs of the recorded ones, in the same order. Without states the layers run.
     """
     if not layers or not states:
         yield

@@ -1,4 +1,4 @@
-"""The losses of the grouped objective: 15 pair losses from 6 responses, and the terms beside them. Pure tensors."""
+"""The losses of the grouped objective: 15 pair losses from 6 responses, and the further terms. Pure tensor functions."""
 
 import math
 from collections.abc import Sequence
@@ -11,22 +11,21 @@ from course_correction.synthesis.ranked_groups import PAIR_RANKS
 from course_correction.training.tree import sum_paths
 
 
-def pair_losses(log_ratios: torch.Tensor, beta: float, distance_power: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def pair_losses(log_ratios: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute DPO's loss of all 15 pairs of each group from six log-ratios.
+
+    Source: Eq. 7 of DPO, arXiv 2305.18290.
 
     Args:
         log_ratios: [groups, 6], log π(y|x) - log π_ref(y|x), best response first.
         beta: DPO's β.
-        distance_power: Weight of a pair: (rejected rank - chosen rank) to this power, scaled to mean 1. 0 weighs alike.
 
     Returns:
-        The mean weighted loss (a scalar; Eq. 7 of DPO, arXiv 2305.18290) and the margins [groups, 15].
+        The mean loss, a scalar, and the margins [groups, 15], in the order of `PAIR_RANKS`.
     """
     chosen, rejected = (torch.tensor(ranks, device=log_ratios.device) for ranks in zip(*PAIR_RANKS, strict=True))
     margins = beta * (log_ratios[:, chosen] - log_ratios[:, rejected])
-    weights = (rejected - chosen).to(margins) ** distance_power
-    weights = weights / weights.mean()
-    return (-functional.logsigmoid(margins) * weights).mean(), margins
+    return -functional.logsigmoid(margins).mean(), margins
 
 
 def accuracy_by_distance(margins: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -40,9 +39,16 @@ def accuracy_by_distance(margins: torch.Tensor) -> dict[int, torch.Tensor]:
 
 
 def mean_path_nll(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[int]]]) -> torch.Tensor:
-    """Mean negative log-likelihood a token of the parts of responses that `paths` names, each part weighing alike.
+    """Compute the mean negative log-likelihood per token of the parts of responses that `paths` names.
 
-    Harmful beginnings are in no path, and so are never imitated. A scalar; empty parts are left out.
+    Initial harmful responses are in no path, so the model does not imitate them.
+
+    Args:
+        token_logps: [groups, tokens], log-probability of each packed token after its parent.
+        paths: For each group and part, indices of tokens. Empty parts are left out.
+
+    Returns:
+        A scalar; each part has the same weight, whatever its length.
     """
     totals = sum_paths(token_logps, paths)
     counts = torch.tensor([[len(path) for path in responses] for responses in paths]).to(totals)
@@ -50,7 +56,7 @@ def mean_path_nll(token_logps: torch.Tensor, paths: Sequence[Sequence[Sequence[i
     return -(totals[kept] / counts[kept]).mean()
 
 
-# Rows of logits worked on at a time: over a whole vocabulary, larger temporaries cost more than the arithmetic in them.
+# Rows of logits per operation. Over a whole vocabulary, larger temporaries cost more time than the arithmetic.
 _CHUNK = 64
 
 
@@ -63,10 +69,10 @@ class _SelectedLogProbs(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         totals = torch.cat([chunk.float().logsumexp(-1) for chunk in logits.split(_CHUNK)])
         context.save_for_backward(logits, totals, rows, tokens, *sets)
-        found = [logits[rows, tokens].float() - totals[rows]]
+        logps = [logits[rows, tokens].float() - totals[rows]]
         for set_rows, members in zip(sets[::2], sets[1::2], strict=True):
-            found.append(logits[set_rows[:, None], members].float().logsumexp(-1) - totals[set_rows])
-        return tuple(found)
+            logps.append(logits[set_rows[:, None], members].float().logsumexp(-1) - totals[set_rows])
+        return tuple(logps)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -93,32 +99,37 @@ def selected_logps(
     tokens: torch.Tensor,
     sets: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
 ) -> tuple[torch.Tensor, ...]:
-    """Take log-probabilities of tokens, and of sets of tokens, from logits.
+    """Return log-probabilities of tokens and of sets of tokens.
 
     Args:
         logits: [positions, vocabulary].
-        rows: [n], position of each token.
-        tokens: [n], its id.
-        sets: For each set of tokens, the positions where it is asked for, [m], and its ids.
+        rows: [n], the position whose logits predict each token.
+        tokens: [n], the ids of the tokens.
+        sets: For each set of tokens, the positions whose logits predict it, [m], and the ids in the set.
 
     Returns:
-        [n], and for each set [m]: the log-probability that one of its tokens comes next.
+        [n], and for each set [m]: the log-probability that the next token is one of the set.
     """
     return _SelectedLogProbs.apply(logits, rows, tokens, *(tensor for pair in sets for tensor in pair))
 
 
 def kl_by_token(logits: torch.Tensor, reference_logits: torch.Tensor) -> torch.Tensor:
-    """Return KL(reference || policy) and KL(policy || reference) of each token, [2, tokens], in nats."""
-    found = []
+    """Return KL(reference || policy) and KL(policy || reference) of each token, [2, tokens], in nats.
+
+    Args:
+        logits: [tokens, vocabulary] of the policy.
+        reference_logits: [tokens, vocabulary] of the reference.
+    """
+    divergences = []
     for policy, reference in zip(logits.split(_CHUNK), reference_logits.split(_CHUNK), strict=True):
         policy, reference = policy.float().log_softmax(-1), reference.float().log_softmax(-1)
         difference = policy - reference
-        found.append(torch.stack([-(reference.exp() * difference).sum(-1), (policy.exp() * difference).sum(-1)]))
-    return torch.cat(found, 1)
+        divergences.append(torch.stack([-(reference.exp() * difference).sum(-1), (policy.exp() * difference).sum(-1)]))
+    return torch.cat(divergences, 1)
 
 
 class _SymmetricKL(torch.autograd.Function):
-    """Both KL divergences at once, with the gradient of their mean: autograd would take three times the passes."""
+    """Both KL divergences in one pass, with the gradient of their mean; autograd would need three times the passes."""
 
     @staticmethod
     def forward(
@@ -152,15 +163,15 @@ class _SymmetricKL(torch.autograd.Function):
 def retention_kl(
     logits: torch.Tensor, reference_logits: torch.Tensor, weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Symmetric KL divergence between policy and reference in nats a token: the mean of both directions.
+    """Compute the symmetric KL divergence between policy and reference in nats per token: the mean of both directions.
 
-    KL(reference || policy) barely notices that the policy now says with 5% what the reference never says, such as a
-    refusal; KL(policy || reference) does.
+    A policy that gives 5% to a token that the reference never produces, such as the start of a refusal, barely changes
+    KL(reference || policy). KL(policy || reference) grows with it.
 
     Args:
         logits: [tokens, vocabulary] of the policy.
         reference_logits: [tokens, vocabulary] of the reference.
-        weights: [tokens], of each token in the first result; 1 without them.
+        weights: [tokens], the weight of each token in the first result; 1 by default.
 
     Returns:
         The weighted mean of both, differentiable in `logits`; KL(reference || policy); KL(policy || reference).
@@ -169,14 +180,17 @@ def retention_kl(
     return _SymmetricKL.apply(logits, reference_logits, weights)
 
 
-def transition_loss(turning_logps: torch.Tensor, target: float) -> torch.Tensor:
-    """Mean shortfall of log P(turning back here) below log `target`; nothing where it is reached. A scalar.
+def transition_loss(correction_logps: torch.Tensor, target: float) -> torch.Tensor:
+    """Compute the mean shortfall of log P(a correction begins here) below log `target`; 0 where it is reached.
 
-    Turning back with probability p at every word leaves (1 - p)^n after n words uncorrected: certainty at each word is not
-    needed, and asking for it drives the model further from its reference than the turn is worth.
+    A probability p at each word leaves (1 - p)^n of the answers uncorrected after n words, so a p well below 1 suffices. A
+    target near 1 moves the model far from its reference for little further correction.
 
     Args:
-        turning_logps: [places], log-probability that a correction begins there.
-        target: The probability that is enough.
+        correction_logps: [places], log-probability that a correction begins there.
+        target: The probability from which a place adds no loss, in (0, 1].
+
+    Returns:
+        A scalar.
     """
-    return (math.log(target) - turning_logps).clamp(min=0).mean()
+    return (math.log(target) - correction_logps).clamp(min=0).mean()

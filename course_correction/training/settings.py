@@ -1,79 +1,165 @@
-"""The settings of the objective: which terms are minimised, and with what weights. Imports nothing heavy, for `--help`."""
+"""The settings of a training: which rows it reads and which terms it minimises. Imports nothing heavy, for `--help`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from course_correction.base.errors import UsageError
+from course_correction.base.settings import check_values, setting
+from course_correction.synthesis.sources import SEED
 
-_END = "its value at the last step, reached in a line, if the term is on; it stays the same without"
+
+@dataclass
+class TrainingData:
+    """The rows that a training reads."""
+
+    dataset_name: str = setting("c2-syn", "Hub id or folder of C²-Syn", group="data", identity="training", common=True)
+    dataset_split: str = setting("train", "split of the dataset", group="data", identity="training")
+    dataset_revision: str | None = setting(None, "revision of the dataset on the Hub", group="data", identity="training")
+    mix_with: list[str] = setting(
+        default_factory=list,
+        help="further folders or Hub ids of C²-Syn to train on, as `name` or `name@revision`; a dataset named twice counts "
+        "twice",
+        group="data",
+        identity="training",
+    )
+    held_out: list[str] = setting(
+        default_factory=lambda: [SEED],
+        help="C²-Eval sources (seed, pku500, files); training on one of their requests is refused",
+        group="data",
+        identity=(),
+    )
+    max_groups: int | None = setting(
+        None,
+        "number of requests to train on, from the first, of each dataset",
+        group="data",
+        identity="training",
+        at_least=1,
+    )
+    drop_long_rows: bool = setting(
+        False, "drop rows longer than max_length and report their number", group="data", identity="training"
+    )
+    retention_file: str | None = setting(
+        None, "JSONL of benign `prompt` and `response`; the seed set's by default", group="data", identity="training"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type or out of range."""
+        check_values(self)
 
 
 @dataclass
 class ObjectiveSettings:
-    """What is minimised. Grouped with all weights at 0 is the paper's objective: DPO on the 15 pairs of a group."""
+    """The minimised terms. `grouped` with all weights at 0 is the paper's objective: DPO on the 15 pairs of a group."""
 
-    objective: Literal["grouped", "pairwise"] = field(
-        default="grouped", metadata={"help": "15 losses from 6 responses, or stock TRL on pairs"}
+    objective: Literal["grouped", "pairwise"] = setting(
+        "grouped",
+        "grouped: 15 losses from 6 responses; pairwise: stock TRL on pairs",
+        group="training",
+        identity="training",
+        common=True,
     )
-    dpo_weight: float = field(
-        default=1.0, metadata={"help": "of the 15 pair losses; 0 leaves preferences out (grouped only)"}
+    dpo_weight: float = setting(
+        1.0,
+        "weight of the 15 pair losses; 0 leaves preferences out (grouped only)",
+        group="training",
+        identity="training",
+        at_least=0,
     )
-    correction_nll_weight: float = field(default=0.0, metadata={"help": "NLL of the corrective parts (grouped only)"})
-    safe_nll_weight: float = field(
-        default=0.0, metadata={"help": "NLL of the safe responses (grouped only); teaches to refuse, also too much"}
+    correction_nll_weight: float = setting(
+        0.0,
+        "weight of the NLL of the corrective parts (grouped only)",
+        group="training",
+        identity="training",
+        common=True,
+        at_least=0,
     )
-    correction_nll_tokens: int | None = field(
-        default=None, metadata={"help": "NLL on this many tokens of a corrective part at most; all without it"}
+    safe_nll_weight: float = setting(
+        0.0,
+        "weight of the NLL of the safe responses (grouped only); it also raises over-refusal",
+        group="training",
+        identity="training",
+        at_least=0,
     )
-    transition_weight: float = field(
-        default=0.0, metadata={"help": "NLL of turning back, at each word of the harmful response (grouped only)"}
+    correction_nll_tokens: int | None = setting(
+        None,
+        "number of tokens of a corrective part, from its first, in that NLL; all by default",
+        group="training",
+        identity="training",
+        at_least=1,
     )
-    transition_target: float = field(default=0.5, metadata={"help": "probability of turning back that is enough"})
-    transition_rows: int = field(
-        default=0, metadata={"help": "further groups a step and process whose harmful responses only turn back"}
+    transition_weight: float = setting(
+        0.0,
+        "weight of the NLL of starting a correction, at each word of the harmful response (grouped only)",
+        group="training",
+        identity="training",
+        common=True,
+        at_least=0,
     )
-    transition_tokens: int | None = field(default=None, metadata={"help": "of those responses, the first n tokens only"})
-    retention_weight: float = field(default=0.0, metadata={"help": "KL to the reference on benign rows (grouped only)"})
-    retention_rows: int = field(default=3, metadata={"help": "benign rows a step and process"})
-    retention_tokens: int | None = field(default=None, metadata={"help": "of a benign answer, the first n tokens only"})
-    retention_start_boost: float = field(
-        default=0.0,
-        metadata={"help": "extra weight of an answer's start, where refusals stand; halves every 8 tokens"},
+    transition_target: float = setting(
+        0.5,
+        "probability of a correction at a word from which the transition term is 0",
+        group="training",
+        identity="training",
+        above=0,
+        at_most=1,
     )
-    retention_own_answers: int = field(
-        default=0, metadata={"help": "also keep close on this many benign answers of the reference's own, greedy"}
+    transition_rows: int = setting(
+        0,
+        "further groups per step and process, whose harmful responses enter the transition term alone",
+        group="training",
+        identity="training",
+        at_least=0,
     )
-    retention_own_tokens: int = field(default=48, metadata={"help": "tokens of each of them"})
-    correction_nll_weight_end: float | None = field(default=None, metadata={"help": f"of correction_nll_weight: {_END}"})
-    transition_weight_end: float | None = field(default=None, metadata={"help": f"of transition_weight: {_END}"})
-    retention_weight_end: float | None = field(default=None, metadata={"help": f"of retention_weight: {_END}"})
-    pair_distance_power: float = field(default=0.0, metadata={"help": "pair weight: rank distance to this power"})
+    transition_tokens: int | None = setting(
+        None,
+        "number of tokens of those responses, from the first; all by default",
+        group="training",
+        identity="training",
+        at_least=1,
+    )
+    retention_weight: float = setting(
+        0.0,
+        "weight of the KL divergence to the reference on benign rows (grouped only)",
+        group="training",
+        identity="training",
+        common=True,
+        at_least=0,
+    )
+    retention_rows: int = setting(3, "benign rows per step and process", group="training", identity="training", at_least=1)
+    retention_tokens: int | None = setting(
+        None,
+        "number of tokens of a benign answer, from the first; all by default",
+        group="training",
+        identity="training",
+        at_least=1,
+    )
+    retention_start_boost: float = setting(
+        0.0,
+        "extra weight of the start of a benign answer, where refusals occur; it halves every 8 tokens",
+        group="training",
+        identity="training",
+        at_least=0,
+    )
+    retention_own_answers: int = setting(
+        0,
+        "number of greedy answers of the reference itself to add to the benign rows",
+        group="training",
+        identity="training",
+        at_least=0,
+    )
+    retention_own_tokens: int = setting(
+        48, "number of tokens of each of those answers", group="training", identity="training", at_least=1
+    )
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range, and terms that stock TRL does not have."""
+        """Refuse values out of range, and terms that stock TRL does not have."""
+        check_values(self)
         terms = ("correction_nll_weight", "safe_nll_weight", "transition_weight", "retention_weight")
-        if self.dpo_weight < 0:
-            raise UsageError(f"dpo_weight is {self.dpo_weight}, but must be at least 0.")
-        if self.dpo_weight != 1 and self.objective == "pairwise":
-            raise UsageError("dpo_weight needs objective: grouped; stock pairwise DPO has no other term.")
+        if self.objective == "pairwise":
+            for name in terms:
+                if getattr(self, name):
+                    raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
+            if self.dpo_weight != 1:
+                raise UsageError("dpo_weight needs objective: grouped; stock pairwise DPO has no other term.")
         if not self.dpo_weight and not any(getattr(self, name) for name in terms[:3]):
-            raise UsageError("dpo_weight is 0 and no other term teaches anything. Set one of their weights.")
-        for name in terms:
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
-            if getattr(self, name) and self.objective == "pairwise":
-                raise UsageError(f"{name} needs objective: grouped; stock pairwise DPO has no such term.")
-        for name in ("correction_nll_weight", "transition_weight", "retention_weight"):
-            end = getattr(self, f"{name}_end")
-            if end is not None and end < 0:
-                raise UsageError(f"{name}_end is {end}, but must be at least 0.")
-        if not 0 < self.transition_target <= 1:
-            raise UsageError(f"transition_target is {self.transition_target}, but is a probability in (0, 1].")
-        for name in ("transition_rows", "retention_own_answers", "retention_start_boost"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0.")
-        for name in ("correction_nll_tokens", "transition_tokens", "retention_tokens", "retention_own_tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 1, or null for all.")
-        if self.retention_weight and self.retention_rows < 1:
-            raise UsageError(f"retention_rows is {self.retention_rows}, but must be at least 1.")
+            raise UsageError("dpo_weight is 0 and no other term trains corrections. Set the weight of another term.")

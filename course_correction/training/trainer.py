@@ -1,65 +1,100 @@
-"""A DPO trainer on ranked groups: six log-probabilities a group, all 15 pair losses from them, one forward of a tree.
+"""A DPO trainer on ranked groups: one forward pass of a tree per group, six log-probabilities, 15 pair losses from them.
 
-Built on TRL's DPOTrainer, whose methods overridden here are private: pyproject pins TRL, and tests/test_objective.py
-compares loss and gradients with stock TRL on the 15 pairs.
+It builds on TRL's DPOTrainer and overrides private methods of it, so pyproject.toml pins TRL. tests/training/test_losses.py
+compares loss and gradients with those of stock TRL on the 15 pairs.
 """
 
-import json
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from course_correction.base.errors import UsageError
-from course_correction.base.files import cache_folder, chunked, text_digest, write_json
+from course_correction.base.files import text_digest
 from course_correction.generation.chat_format import render_prompt, tokenize_benign
-from course_correction.generation.decoding import SamplingSettings, continue_prefills
-from course_correction.generation.loading import weights_identity
 from course_correction.synthesis.ranked_groups import PAIR_RANKS
-from course_correction.training.callbacks import ResumeDraws, WatchedTraining
+from course_correction.training.callbacks import ResumeDraws
 from course_correction.training.collator import AFTER_CLAUSE, INSIDE_CLAUSE, Draws, GroupCollator, tokenize_group
+from course_correction.training.forward import Batch, FirstTokens, side_correction_logps, side_logits, tree_logps
 from course_correction.training.frozen_layers import find_frozen_layers, recorded, replayed
 from course_correction.training.losses import (
     accuracy_by_distance,
     mean_path_nll,
     pair_losses,
     retention_kl,
-    selected_logps,
     transition_loss,
 )
-from course_correction.training.tree import additive_mask, sum_paths
+from course_correction.training.reference import answer_greedily, compute_once, model_identity
+from course_correction.training.settings import ObjectiveSettings
+from course_correction.training.tree import sum_paths
+from course_correction.training.watched_trainer import WatchedDPOTrainer
 
-# A weight is read once for all rows of a batch: on a CPU few rows cost nearly what many do.
-_ANSWERS_AT_ONCE = 100
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import DPOConfig
+
+Metrics = dict[str, torch.Tensor]
 
 
-class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
-    """TRL's trainer on `ranked` rows: the paper's objective, with the terms of train_dpo.py's `ObjectiveSettings`."""
+@dataclass(frozen=True)
+class _ReferencePasses:
+    """What a step needs of the reference model.
 
-    pairs_a_row = len(PAIR_RANKS)
+    Attributes:
+        sums: [groups, 6], log-probability of each response.
+        benign_logits: [tokens, vocabulary] at the retained tokens; None without benign rows.
+        shared_layers: Layers whose output policy and reference share.
+        tree_states: Their output in the pass over the trees, if there was one.
+        benign_states: Their output in the passes over benign rows.
+    """
 
-    def __init__(self, *args: Any, objective: Any, benign_rows: list[dict[str, Any]], **kwargs: Any) -> None:
-        """Prepare the retention rows.
+    sums: torch.Tensor
+    benign_logits: torch.Tensor | None
+    shared_layers: Sequence[torch.nn.Module]
+    tree_states: list[torch.Tensor]
+    benign_states: list[torch.Tensor]
+
+
+class GroupedDPOTrainer(WatchedDPOTrainer):
+    """TRL's trainer on `ranked` rows: the paper's objective, with the further terms of `ObjectiveSettings`."""
+
+    pairs_per_row = len(PAIR_RANKS)
+    train_dataset: Any
+    ref_model: Any
+
+    def __init__(
+        self, *args: Any, objective: ObjectiveSettings, benign_rows: Sequence[dict[str, Any]], **kwargs: Any
+    ) -> None:
+        """Tokenize groups and benign rows, and let the reference compute what it computes once.
+
+        Args:
+            *args: As for TRL's DPOTrainer.
+            objective: The minimised terms.
+            benign_rows: `prompt` and `response` of the retention term.
+            **kwargs: As for TRL's DPOTrainer, with `args`, `train_dataset` and `processing_class`.
 
         Raises:
-            UsageError: If the retention term is on and there is no benign row, or DeepSpeed cannot do what is asked for.
+            UsageError: If the retention term has no benign row, or a setting does not work with DeepSpeed or FSDP.
         """
         self.objective = objective
         tokenizer, training = kwargs["processing_class"], kwargs["args"]
         if objective.retention_weight and not benign_rows:
             raise UsageError("retention_weight is set, but there is no benign row. Name some, or set it to 0.")
         benign = [tokenize_benign(tokenizer, row) for row in benign_rows] if objective.retention_weight else []
-        # TRL's own precomputation knows pairs only.
+        # TRL's own precomputation reads pairs, not groups.
         precompute, training.precompute_ref_log_probs = training.precompute_ref_log_probs, False
         super().__init__(*args, **kwargs, data_collator=lambda rows: rows)
         if self.ref_model is None and training.gradient_checkpointing and is_deepspeed_zero3_enabled():
-            # TRL makes them reentrant there: nested backward passes, each of which DeepSpeed takes for the gradient.
+            # TRL makes the checkpoints reentrant there. Each nested backward pass then counts as one of the gradient.
             raise UsageError(
                 "An adapter under ZeRO-3 takes no activation checkpoints. Set activation_checkpointing false, or use "
                 "recipes/accelerate/fsdp2.yaml."
@@ -67,21 +102,18 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
         if objective.retention_weight and objective.retention_own_answers:
             self._refuse_sharded("retention_own_answers")
             benign += self._own_answers([row["prompt"] for row in benign_rows])
-        # Processes draw apart from each other.
+        # Each process draws side rows of its own.
         seed = training.seed + 1000 * self.accelerator.process_index
         self.data_collator = GroupCollator(tokenizer.pad_token_id, benign, self.train_dataset, objective, seed)
         self.add_callback(ResumeDraws(self))
-        found = [pair for pairs in self.train_dataset["transition_tokens"] for pair in pairs]
-        self.transition_tokens = {
-            place: torch.tensor(sorted({token for kind, token in found if kind == place}))
-            for place in (AFTER_CLAUSE, INSIDE_CLAUSE)
-            if any(kind == place for kind, _ in found)
-        }
+        self.first_tokens = self._first_tokens() if objective.transition_weight else {}
         if precompute:
             self._refuse_sharded("precompute_ref_log_probs")
-            self.train_dataset = self.train_dataset.add_column("reference_sums", self._precomputed_reference())
+            self.train_dataset = self.train_dataset.add_column("reference_sums", self._precomputed_sums())
 
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+    def _prepare_dataset(
+        self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: DPOConfig, dataset_name: str
+    ) -> Dataset:
         return dataset.map(
             lambda row: tokenize_group(processing_class, row),
             remove_columns=dataset.column_names,
@@ -91,178 +123,146 @@ class GroupedDPOTrainer(WatchedTraining, DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["prompt_ids", "completion_ids", "correction_tokens", "transitions", "reference_sums"]
 
-    def _token_logps(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return log-probability of each packed token after its parent, [groups, tokens]; 0 for prompts and padding.
-
-        And, for each place of the harmful responses where a correction could begin, the log-probability that it does.
-        """
-        completion = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-        for group, paths in enumerate(inputs["paths"]):
-            for path in paths:
-                completion[group, path] = True
-        rows, places = completion.nonzero(as_tuple=True)
-        parents = inputs["parents"][rows, places]
-        # The LM head runs only where some completion token's parent stands.
-        kept, columns = parents.unique(return_inverse=True)
-        dtype = next(self.model.parameters()).dtype
-        logits = model(
-            input_ids=inputs["input_ids"],
-            position_ids=inputs["position_ids"],
-            attention_mask=additive_mask(inputs["attention_mask"], dtype),
-            use_cache=False,
-            logits_to_keep=kept,
-        ).logits
-        # [groups, kept, vocabulary], as one list of positions.
-        columns = columns + rows * len(kept)
-        turns = self._sets(inputs["transitions"][rows, places], columns) if self.objective.transition_weight else []
-        logps, *turning = selected_logps(logits.flatten(0, 1), columns, inputs["input_ids"][rows, places], turns)
-        logps = torch.zeros(completion.shape, device=logps.device).index_put((rows, places), logps)
-        return logps, torch.cat(turning) if turning else None
+    def _first_tokens(self) -> FirstTokens:
+        pairs = [pair for row_pairs in self.train_dataset["transition_tokens"] for pair in row_pairs]
+        return {
+            place: torch.tensor(sorted({token for kind, token in pairs if kind == place}))
+            for place in (AFTER_CLAUSE, INSIDE_CLAUSE)
+            if any(kind == place for kind, _ in pairs)
+        }
 
     def _refuse_sharded(self, setting: str) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise UsageError(f"{setting} needs a whole model in one process, and this one is sharded. Set it to 0.")
 
-    def _precomputed_reference(self) -> list[list[float]]:
-        """Return the reference's log-probability of each group's six responses, from disk if they were computed before."""
-        groups = self.train_dataset
-        ids = (str([group["prompt_ids"], group["completion_ids"]]) for group in groups)
-        digest = text_digest(self._model_identity(), *ids)
-        path = cache_folder() / "reference_logps" / f"{digest}.json"
-        if not path.exists() and self.accelerator.is_main_process:
-            model, adapter_off = self._reference()
-            self.model.eval()
-            sums = []
-            with torch.no_grad(), adapter_off, self.compute_loss_context_manager():
-                for group in tqdm(groups, desc="reference", unit="group", mininterval=1):
-                    inputs = self._prepare_inputs(self.data_collator.pack([group]))
-                    sums += sum_paths(self._token_logps(model, inputs)[0].double(), inputs["paths"]).tolist()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"reference_sums": sums})
-        self.accelerator.wait_for_everyone()
-        return json.loads(path.read_text())["reference_sums"]
+    # --- The reference ------------------------------------------------------------------------------------------------
 
-    def _own_answers(self, prompts: list[str]) -> list[tuple[list[int], int]]:
-        """Return benign prompts with how the reference itself begins to answer them, greedily; kept on disk.
-
-        In its own words a small model wanders off where a written answer does not, and there too it must stay as it was.
-        """
-        count, length = self.objective.retention_own_answers, self.objective.retention_own_tokens
-        chosen = [prompts[index] for index in Draws(len(prompts), self.args.seed).take(min(count, len(prompts)))]
-        prefills = [render_prompt(self.processing_class, prompt) for prompt in chosen]
-        path = cache_folder() / "own_answers" / f"{text_digest(self._model_identity(), str(length), str(prefills))}.json"
-        if not path.exists() and self.accelerator.is_main_process:
-            order = sorted(range(len(prefills)), key=lambda index: len(prefills[index]))
-            answers: list[list[int]] = [[]] * len(prefills)
-            model, adapter_off = self._reference()
-            model.eval()
-            with adapter_off:
-                for batch in tqdm(chunked(order, _ANSWERS_AT_ONCE), desc="own benign answers", unit="batch"):
-                    rows, keys = [prefills[index] for index in batch], [chosen[index] for index in batch]
-                    greedy = SamplingSettings(length, temperature=0, seed=self.args.seed)
-                    written = continue_prefills(model, self.processing_class, rows, keys, greedy)
-                    for index, continuation in zip(batch, written, strict=True):
-                        answers[index] = continuation.token_ids
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"answers": answers})
-        self.accelerator.wait_for_everyone()
-        answers = json.loads(path.read_text())["answers"]
-        return [(prompt + answer, len(prompt)) for prompt, answer in zip(prefills, answers, strict=True) if answer]
-
-    def _model_identity(self) -> str:
-        config = self.model.config
-        name = str(config._name_or_path)
-        weights = weights_identity(Path(name)) if Path(name).is_dir() else f"{name} {config._commit_hash}"
-        return f"{weights} {config.dtype} {config._attn_implementation} {self.args.bf16}"
-
-    def _reference(self) -> tuple[Any, Any]:
+    def _reference(self) -> tuple[PreTrainedModel, AbstractContextManager[Any]]:
         """Return the reference model, and the context in which it is the reference: the adapter off where there is one."""
         if self.ref_model is None:
             return self.model, use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
         return self.ref_model, nullcontext()
 
-    def _frozen_layers(self) -> list[Any]:
-        """Return the layers that policy and reference share; none where they are not the same ones."""
+    def _model_identity(self) -> str:
+        return f"{model_identity(self.model)} {self.args.bf16}"
+
+    def _precomputed_sums(self) -> list[list[float]]:
+        """Return the reference's log-probability of the six responses of each group, from disk if it was computed before."""
+        groups = self.train_dataset
+
+        def compute() -> list[list[float]]:
+            model, adapter_off = self._reference()
+            self.model.eval()
+            sums: list[list[float]] = []
+            with torch.no_grad(), adapter_off, self.compute_loss_context_manager():
+                for group in tqdm(groups, desc="reference", unit="group", mininterval=1):
+                    inputs = self._prepare_inputs(self.data_collator.pack([group]))
+                    sums += sum_paths(self._tree_logps(model, inputs)[0].double(), inputs["paths"]).tolist()
+            return sums
+
+        ids = (str([group["prompt_ids"], group["completion_ids"]]) for group in groups)
+        digest = text_digest(self._model_identity(), *ids)
+        return compute_once("reference_logps", digest, "reference_sums", compute, self.accelerator)
+
+    def _own_answers(self, requests: list[str]) -> list[tuple[list[int], int]]:
+        """Return benign requests with the start of the reference's own greedy answer, from disk if made before.
+
+        A small model departs from its own answers where it stays close on written ones, so it is trained on both.
+        """
+        count, length = self.objective.retention_own_answers, self.objective.retention_own_tokens
+        drawn = [requests[index] for index in Draws(len(requests), self.args.seed).take(min(count, len(requests)))]
+        prefills = [render_prompt(self.processing_class, request) for request in drawn]
+
+        def compute() -> list[list[int]]:
+            model, adapter_off = self._reference()
+            with adapter_off:
+                return answer_greedily(model, self.processing_class, drawn, prefills, length, self.args.seed)
+
+        digest = text_digest(self._model_identity(), str(length), str(prefills))
+        answers = compute_once("own_answers", digest, "answers", compute, self.accelerator)
+        return [(prompt + answer, len(prompt)) for prompt, answer in zip(prefills, answers, strict=True) if answer]
+
+    def _shared_layers(self) -> list[torch.nn.Module]:
+        """Return the layers whose output policy and reference share; none where each has layers of its own."""
         if self.ref_model is not None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return []
         return find_frozen_layers(self.accelerator.unwrap_model(self.model))
 
-    def _side_logits(self, model: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits [n, vocabulary] where a side row has a kind, and those kinds [n]."""
-        head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        found, kinds = [], []
-        for batch in batches:
-            chosen = batch["side_kinds"] > 0
-            # The LM head runs only there; `logits_to_keep` could name columns alone.
-            hook = head.register_forward_pre_hook(lambda module, states, chosen=chosen: (states[0][chosen],))
-            try:
-                # Padded on the right, rows need no mask beside the causal one.
-                found.append(model(input_ids=batch["side_ids"], use_cache=False).logits)
-            finally:
-                hook.remove()
-            kinds.append(batch["side_kinds"][chosen])
-        return torch.cat(found), torch.cat(kinds)
-
-    def _sets(self, kinds: torch.Tensor, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(rows[kinds == kind], tokens.to(kinds.device)) for kind, tokens in self.transition_tokens.items()]
-
-    def _weight(self, name: str) -> float:
-        """Return a term's weight at this step: on the line to its `_end`, if it has one."""
-        start, end = getattr(self.objective, name), getattr(self.objective, f"{name}_end", None)
-        if end is None:
-            return start
-        return start + min(1.0, self.state.global_step / max(1, self.state.max_steps - 1)) * (end - start)
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
-        settings, mode = self.objective, "train" if self.model.training else "eval"
-        no_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
-        # What stands below the adapter is the same for the reference, whose passes come first.
-        below, tree_states, benign_states = self._frozen_layers(), [], []
-        if inputs["benign"] or "reference_sums" not in inputs:
-            reference_model, adapter_off = self._reference()
+    def _run_reference(self, inputs: Batch) -> _ReferencePasses:
+        layers = self._shared_layers()
+        tree_states: list[torch.Tensor] = []
+        benign_states: list[torch.Tensor] = []
+        sums, benign_logits = inputs.get("reference_sums"), None
+        if inputs["benign"] or sums is None:
+            model, adapter_off = self._reference()
+            no_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with torch.no_grad(), no_checkpoints, adapter_off:
-                if "reference_sums" not in inputs:
-                    with recorded(below, tree_states):
-                        reference_logps = self._token_logps(reference_model, inputs)[0].double()
-                    inputs["reference_sums"] = sum_paths(reference_logps, inputs["paths"])
+                if sums is None:
+                    with recorded(layers, tree_states):
+                        sums = sum_paths(self._tree_logps(model, inputs)[0].double(), inputs["paths"])
                 if inputs["benign"]:
-                    with recorded(below, benign_states):
-                        reference_logits, _ = self._side_logits(reference_model, inputs["benign"])
-        with replayed(below, tree_states):
-            logps, turning = self._token_logps(model, inputs)
-        # Sums of hundreds of nats whose difference is small: in float32 it would keep few digits.
-        log_ratios = (sum_paths(logps.double(), inputs["paths"]) - inputs["reference_sums"]).float()
-        loss, margins = pair_losses(log_ratios, self.beta, settings.pair_distance_power)
-        metrics = {
-            "loss/dpo": loss.detach(),
-            "rewards/margins": margins.mean(),
-            "rewards/accuracies": (margins > 0).float().mean(),
-        }
+                    with recorded(layers, benign_states):
+                        benign_logits, _ = self._side_logits(model, inputs["benign"])
+        return _ReferencePasses(sums, benign_logits, layers, tree_states, benign_states)
+
+    # --- The loss -----------------------------------------------------------------------------------------------------
+
+    def _tree_logps(self, model: PreTrainedModel, inputs: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return tree_logps(model, inputs, self.first_tokens, next(self.model.parameters()).dtype)
+
+    def _side_logits(self, model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        return side_logits(model, self.accelerator.unwrap_model(model).get_output_embeddings(), batches)
+
+    def _compute_loss(self, model: PreTrainedModel, inputs: Batch, return_outputs: bool = False) -> Any:
+        # The reference runs first, so that the policy can reuse the output of the layers that both share.
+        reference = self._run_reference(inputs)
+        with replayed(reference.shared_layers, reference.tree_states):
+            logps, correction_logps = self._tree_logps(model, inputs)
+        # The difference of sums of hundreds of nats is small; float32 would keep few of its digits.
+        log_ratios = (sum_paths(logps.double(), inputs["paths"]) - reference.sums).float()
+        metrics: Metrics = {}
+        loss = self.objective.dpo_weight * self._dpo_term(log_ratios, metrics)
+        loss = self._add_nll_terms(loss, logps, inputs["correction_paths"], metrics)
+        if inputs["benign"]:
+            loss = loss + self.objective.retention_weight * self._retention_term(model, inputs, reference, metrics)
+        if inputs["harmful"]:
+            side_logps = side_correction_logps(*self._side_logits(model, inputs["harmful"]), self.first_tokens)
+            correction_logps = torch.cat([*([] if correction_logps is None else [correction_logps]), *side_logps])
+        if correction_logps is not None:
+            metrics["loss/transition"] = transition_loss(correction_logps, self.objective.transition_target)
+            loss = loss + self.objective.transition_weight * metrics["loss/transition"]
+        mode = "train" if self.model.training else "eval"
+        for name, value in metrics.items():
+            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
+        return (loss, None) if return_outputs else loss
+
+    def _dpo_term(self, log_ratios: torch.Tensor, metrics: Metrics) -> torch.Tensor:
+        loss, margins = pair_losses(log_ratios, self.beta)
+        metrics["loss/dpo"] = loss.detach()
+        metrics["rewards/margins"] = margins.mean()
+        metrics["rewards/accuracies"] = (margins > 0).float().mean()
         for distance, accuracy in accuracy_by_distance(margins).items():
             metrics[f"rewards/accuracy_distance_{distance}"] = accuracy
-        loss = settings.dpo_weight * loss
-        corrections = inputs["correction_paths"]
+        return loss
+
+    def _add_nll_terms(
+        self, loss: torch.Tensor, logps: torch.Tensor, correction_paths: list[list[list[int]]], metrics: Metrics
+    ) -> torch.Tensor:
         for name, weight, paths in (
-            ("correction_nll", self._weight("correction_nll_weight"), [responses[1:] for responses in corrections]),
-            ("safe_nll", self._weight("safe_nll_weight"), [responses[:1] for responses in corrections]),
+            ("correction_nll", self.objective.correction_nll_weight, [paths[1:] for paths in correction_paths]),
+            ("safe_nll", self.objective.safe_nll_weight, [paths[:1] for paths in correction_paths]),
         ):
             if weight:
                 metrics[f"loss/{name}"] = mean_path_nll(logps, paths)
                 loss = loss + weight * metrics[f"loss/{name}"]
-        if inputs["benign"]:
-            with replayed(below, benign_states):
-                logits, _ = self._side_logits(model, inputs["benign"])
-            retention, *directions = retention_kl(logits, reference_logits, inputs["retention_weights"])
-            metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
-            loss = loss + self._weight("retention_weight") * retention
-        if inputs["turning"]:
-            logits, kinds = self._side_logits(model, inputs["turning"])
-            none = kinds.new_zeros(0)
-            _, *found = selected_logps(logits, none, none, self._sets(kinds, torch.arange(len(kinds), device=kinds.device)))
-            turning = torch.cat([turning, *found])
-        if turning is not None:
-            metrics["loss/transition"] = transition_loss(turning, settings.transition_target)
-            loss = loss + self._weight("transition_weight") * metrics["loss/transition"]
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
-        return (loss, None) if return_outputs else loss
+        return loss
+
+    def _retention_term(
+        self, model: PreTrainedModel, inputs: Batch, reference: _ReferencePasses, metrics: Metrics
+    ) -> torch.Tensor:
+        with replayed(reference.shared_layers, reference.benign_states):
+            logits, _ = self._side_logits(model, inputs["benign"])
+        assert reference.benign_logits is not None
+        retention, *directions = retention_kl(logits, reference.benign_logits, inputs["retention_weights"])
+        metrics["loss/retention_kl"], metrics["loss/retention_reverse_kl"] = directions
+        return retention

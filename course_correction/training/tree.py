@@ -1,8 +1,8 @@
-"""The training objective on ranked groups: 15 pair losses from 6 responses, and the terms beside them. Pure tensors.
+"""Ranked groups packed as trees: six responses to one prompt in one sequence. Knows nothing of models or losses.
 
-A group's six responses share the prompt and their beginnings, so they are packed into one sequence that holds every
-distinct beginning once: a tree, in which a token attends to its ancestors alone. Its log-probabilities are those of the
-six responses run one by one.
+The six responses of a group share the prompt and their beginnings. The packed sequence holds every distinct beginning once:
+a tree, in which a token attends to its ancestors alone. Its log-probabilities equal those of the six responses run one by
+one.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ class PackedGroup:
 
     Attributes:
         token_ids: [n], the prompt first.
-        positions: [n], the place of each token in its own response's sequence.
-        parents: [n], index of the token before it; -1 for the first.
+        positions: [n], the position of each token in the sequence of prompt and response.
+        parents: [n], the index of each token's predecessor; -1 for the first.
         paths: For each response, the indices of its tokens, in order, without the prompt's.
-        correction_paths: For each response, those of its tokens that belong to the corrective part.
+        correction_paths: For each response, the indices of the tokens of its corrective part.
     """
 
     token_ids: list[int]
@@ -33,12 +33,13 @@ class PackedGroup:
 def pack_group(
     prompt_ids: Sequence[int], completions: Sequence[Sequence[int]], correction_starts: Sequence[int]
 ) -> PackedGroup:
-    """Pack completions of one prompt so that every distinct beginning is there once.
+    """Pack completions of one prompt into a tree that holds every distinct beginning once.
 
     Args:
         prompt_ids: Token ids of the prompt.
         completions: Token ids of each response.
-        correction_starts: For each response, the first of its tokens in the corrective part; its length for none.
+        correction_starts: For each response, the index of the first token of its corrective part; its length if it has
+            none.
     """
     token_ids, parents = list(prompt_ids), list(range(-1, len(prompt_ids) - 1))
     positions = list(range(len(prompt_ids)))
@@ -62,9 +63,9 @@ def pack_group(
 
 
 def ancestor_mask(parents: Sequence[int], size: int) -> torch.Tensor:
-    """Return [size, size], true where a row's token may attend to a column's: itself and its ancestors.
+    """Return [size, size], true where the token of a row may attend to that of a column: itself or an ancestor.
 
-    Rows behind the last token are padding and attend to themselves, so that no row is empty.
+    Rows after the last token are padding. They attend to themselves, because attention to nothing is NaN.
     """
     mask = torch.eye(size, dtype=torch.bool)
     for index, parent in enumerate(parents):
@@ -74,7 +75,10 @@ def ancestor_mask(parents: Sequence[int], size: int) -> torch.Tensor:
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where attention is allowed and the least number where not: what every implementation but flash takes."""
+    """Return the mask that is added to attention scores: 0 where allowed, else the lowest number of `dtype`.
+
+    Every attention implementation of transformers except flash attention accepts it.
+    """
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 

@@ -1,6 +1,7 @@
-"""The ablation benchmark's bookkeeping: what is done again, what is shared, what is refused. Nothing is trained here."""
+"""The ablation benchmark's bookkeeping: what is done again, what is shared, what is refused. One slow test trains."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from benchmarks import ablation
 from course_correction.base.errors import UsageError
+from tests.support.chat_models import build_tiny_model
+from tests.support.rows import ROOT
 
 METRICS = {"corr_mean": {"value": 0.5}, "over_refusal": {"value": 0.1}, "benign_kl": {"kl": 0.02}}
 
@@ -64,3 +67,30 @@ def test_a_run_of_another_length_or_recipe_is_refused(run, tmp_path, monkeypatch
     monkeypatch.setattr(ablation, "text_digest", lambda text: "another")
     with pytest.raises(UsageError, match="recipe: "):
         run("--compare", "methods")
+
+
+def test_an_unknown_variant_is_refused_by_name(run):
+    with pytest.raises(UsageError, match=r"variants is \['grouped'\], but takes 'SFT on safe responses', "):
+        run("--compare", "methods", "--variants", "grouped")
+
+
+@pytest.mark.slow
+def test_two_methods_are_trained_and_measured_at_the_smallest_size(tiny_tokenizer, tmp_path):
+    # The recipes adapt layers 10 to 29.
+    build_tiny_model("llama", tiny_tokenizer, num_hidden_layers=12).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks.ablation", "--compare", "methods", "--model", str(tmp_path / "model"),
+            "--variants", "SFT on safe responses", "pairwise DPO (the paper's)", "--seconds", "0", "--groups", "1",
+            "--seeds", "0", "--max_requests", "2", "--num_paths", "1", "--max_benign", "2",
+            "--output_dir", str(tmp_path / "out"),
+        ],
+        cwd=ROOT, env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "COURSE_CORRECTION_CACHE": str(tmp_path / "cache")},
+        capture_output=True, text=True, timeout=290,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line for line in done.stdout.splitlines() if "equal groups" in line]
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| SFT on safe responses", "equal groups", "1.0"], ["| pairwise DPO (the paper's)", "equal groups", "1.1"],
+    ]  # fmt: skip

@@ -8,9 +8,9 @@ from tests.support.fresh_hub import run as run
 
 
 def test_repositories_are_made_listed_changed_and_deleted_by_those_who_may(hub, run):
-    told = run("""
+    results = run("""
         url = api.create_repo("me/model", private=True)
-        told = {
+        results = {
             "url": [url.repo_id, url.repo_type],
             "twice": caught(api.create_repo, "me/model"),
             "exist_ok": api.create_repo("me/model", exist_ok=True).repo_id,
@@ -34,20 +34,20 @@ def test_repositories_are_made_listed_changed_and_deleted_by_those_who_may(hub, 
             "expired whoami": caught(expired.whoami),
         }
         who = api.whoami()
-        told["whoami"] = [who["name"], who["orgs"][0]["name"], who["auth"]["accessToken"]["role"]]
+        results["whoami"] = [who["name"], who["orgs"][0]["name"], who["auth"]["accessToken"]["role"]]
         api.update_repo_settings("me/model", gated="manual", private=False)
         info = api.model_info("me/model", files_metadata=True)
-        told["info"] = [info.id, info.author, info.private, info.gated, [s.rfilename for s in info.siblings]]
-        told["sdk"] = api.space_info("me/metric").sdk
-        told["exists"] = [api.repo_exists("me/model"), api.repo_exists("me/none"), api.file_exists("me/model", "none")]
-        told["files"] = api.list_repo_files("me/model")
+        results["info"] = [info.id, info.author, info.private, info.gated, [s.rfilename for s in info.siblings]]
+        results["sdk"] = api.space_info("me/metric").sdk
+        results["exists"] = [api.repo_exists("me/model"), api.repo_exists("me/none"), api.file_exists("me/model", "none")]
+        results["files"] = api.list_repo_files("me/model")
         api._validate_yaml("---\\nlicense: mit\\ntags:\\n- a\\n---\\n# Card")
-        told["yaml"] = caught(api._validate_yaml, "---\\nlicense mit\\n---\\n")
+        results["yaml"] = caught(api._validate_yaml, "---\\nlicense mit\\n---\\n")
         api.delete_repo("me/model")
-        told["deleted"] = [caught(api.delete_repo, "me/model"), api.delete_repo("me/model", missing_ok=True)]
-        print(json.dumps(told))
+        results["deleted"] = [caught(api.delete_repo, "me/model"), api.delete_repo("me/model", missing_ok=True)]
+        print(json.dumps(results))
     """)
-    assert told == {
+    assert results == {
         "url": ["me/model", "model"],
         "twice": ["HfHubHTTPError", 409],
         "exist_ok": "me/model",
@@ -86,49 +86,49 @@ def test_a_folder_comes_back_byte_by_byte_and_only_changes_are_sent(hub, run, tm
     for name, content in pushed.items():
         (tmp_path / "push" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "push" / name).write_bytes(content)
-    told = run("""
+    results = run("""
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
         from huggingface_hub.utils import get_session
 
         api.create_repo("me/model")
         first = api.upload_folder(repo_id="me/model", folder_path="push", commit_message="Push")
         again = api.upload_folder(repo_id="me/model", folder_path="push")
-        told = {"same": again.oid == first.oid, "url": first.commit_url.endswith(first.oid)}
+        results = {"same": again.oid == first.oid, "url": first.commit_url.endswith(first.oid)}
         got = Path(snapshot_download("me/model"))
-        told["snapshot"] = {str(p.relative_to(got)): p.read_bytes().hex() for p in got.rglob("*") if p.is_file()}
+        results["snapshot"] = {str(p.relative_to(got)): p.read_bytes().hex() for p in got.rglob("*") if p.is_file()}
         url = hf_hub_url("me/model", "model.safetensors")
         metadata = get_hf_file_metadata(url)
-        told["metadata"] = [metadata.commit_hash == first.oid, metadata.etag, metadata.size]
+        results["metadata"] = [metadata.commit_hash == first.oid, metadata.etag, metadata.size]
         part = get_session().get(url, headers={"Range": "bytes=10-19"})
-        told["range"] = [part.status_code, part.content.hex(), part.headers["Content-Range"]]
-        told["beyond"] = get_session().get(url, headers={"Range": "bytes=3000000-"}).status_code
-        told["top"] = sorted(entry.path for entry in api.list_repo_tree("me/model"))
+        results["range"] = [part.status_code, part.content.hex(), part.headers["Content-Range"]]
+        results["beyond"] = get_session().get(url, headers={"Range": "bytes=3000000-"}).status_code
+        results["top"] = sorted(entry.path for entry in api.list_repo_tree("me/model"))
         deep = list(api.list_repo_tree("me/model", "a folder", recursive=True, expand=True))
-        told["deep"] = {e.path: e.lfs.size if getattr(e, "lfs", None) else None for e in deep}
-        told["deep titles"] = sorted({e.last_commit.title for e in deep})
+        results["deep"] = {e.path: e.lfs.size if getattr(e, "lfs", None) else None for e in deep}
+        results["deep titles"] = sorted({e.last_commit.title for e in deep})
         infos = api.get_paths_info("me/model", ["README.md", "a folder", "none"], expand=True)
-        told["paths"] = [i.path for i in infos]
+        results["paths"] = [i.path for i in infos]
         operations = [CommitOperationAdd("new.txt", b"new"), CommitOperationDelete("a folder/", is_folder=True)]
         change = api.create_commit("me/model", operations, commit_message="Change", parent_commit=first.oid)
         operations = [CommitOperationAdd("late.txt", b"late")]
-        told["late"] = caught(
+        results["late"] = caught(
             api.create_commit, "me/model", operations, commit_message="Late", parent_commit=first.oid[:7]
         )
-        told["gone"] = caught(api.delete_file, "none.txt", "me/model")
-        told["titles"] = [c.title for c in api.list_repo_commits("me/model")]
+        results["gone"] = caught(api.delete_file, "none.txt", "me/model")
+        results["titles"] = [c.title for c in api.list_repo_commits("me/model")]
         old = hf_hub_download("me/model", "a folder/deep/weights.bin", revision=first.oid)
-        told["old"] = Path(old).read_text()
-        told["entry"] = caught(hf_hub_download, "me/model", "a folder/deep/weights.bin")
-        told["revision"] = caught(hf_hub_download, "me/model", "README.md", revision="none")
-        told["repo"] = caught(hf_hub_download, "me/none", "README.md")
-        told["verified"] = len(api.verify_repo_checksums("me/model", revision=first.oid).mismatches)
-        print(json.dumps(told))
+        results["old"] = Path(old).read_text()
+        results["entry"] = caught(hf_hub_download, "me/model", "a folder/deep/weights.bin")
+        results["revision"] = caught(hf_hub_download, "me/model", "README.md", revision="none")
+        results["repo"] = caught(hf_hub_download, "me/none", "README.md")
+        results["verified"] = len(api.verify_repo_checksums("me/model", revision=first.oid).mismatches)
+        print(json.dumps(results))
     """)
     weights = pushed["model.safetensors"]
-    snapshot = {name: bytes.fromhex(content) for name, content in told.pop("snapshot").items()}
+    snapshot = {name: bytes.fromhex(content) for name, content in results.pop("snapshot").items()}
     assert snapshot.pop(".gitattributes").startswith(b"*.safetensors filter=lfs")
     assert snapshot == pushed
-    assert told == {
+    assert results == {
         "same": True,
         "url": True,
         "metadata": [True, hashlib.sha256(weights).hexdigest(), 3_000_000],
@@ -160,42 +160,42 @@ def test_a_folder_comes_back_byte_by_byte_and_only_changes_are_sent(hub, run, tm
 
 
 def test_branches_and_pull_requests_carry_changes_until_they_are_merged(hub, run):
-    told = run("""
+    results = run("""
         api.create_repo("me/data", repo_type="dataset")
         on = {"repo_id": "me/data", "repo_type": "dataset"}
         api.create_branch(**on, branch="v2/next")
-        told = {"twice": caught(api.create_branch, **on, branch="v2/next")}
+        results = {"twice": caught(api.create_branch, **on, branch="v2/next")}
         api.create_branch(**on, branch="v2/next", exist_ok=True)
         api.upload_file(**on, path_or_fileobj=b"2", path_in_repo="two.txt", revision="v2/next")
-        told["two"] = [api.file_exists(**on, filename="two.txt", revision=r) for r in ("main", "v2/next")]
+        results["two"] = [api.file_exists(**on, filename="two.txt", revision=r) for r in ("main", "v2/next")]
         mine = api.upload_file(**on, path_or_fileobj=b"1", path_in_repo="a.txt", create_pr=True, commit_message="Mine")
-        told["mine"] = [mine.pr_num, mine.pr_revision, mine.pr_url.endswith("/datasets/me/data/discussions/1")]
+        results["mine"] = [mine.pr_num, mine.pr_revision, mine.pr_url.endswith("/datasets/me/data/discussions/1")]
         api.upload_file(**on, path_or_fileobj=b"P", path_in_repo="data.parquet", revision="refs/pr/1")
         theirs = other.create_commit(
             **on, operations=[CommitOperationAdd("b.txt", b"B")], commit_message="Theirs", create_pr=True
         )
-        told["on main"] = api.list_repo_files(**on)
-        told["on theirs"] = api.list_repo_files(**on, revision=theirs.pr_revision)
-        told["open"] = [[d.num, d.title, d.author, d.status] for d in api.get_repo_discussions(**on)]
+        results["on main"] = api.list_repo_files(**on)
+        results["on theirs"] = api.list_repo_files(**on, revision=theirs.pr_revision)
+        results["open"] = [[d.num, d.title, d.author, d.status] for d in api.get_repo_discussions(**on)]
         details = api.get_discussion_details(**on, discussion_num=2)
-        told["details"] = [details.is_pull_request, details.target_branch, details.conflicting_files]
-        told["forbidden"] = caught(other.merge_pull_request, **on, discussion_num=2)
+        results["details"] = [details.is_pull_request, details.target_branch, details.conflicting_files]
+        results["forbidden"] = caught(other.merge_pull_request, **on, discussion_num=2)
         api.merge_pull_request(**on, discussion_num=1)
-        told["again"] = caught(api.merge_pull_request, **on, discussion_num=1)
-        told["merged"] = api.list_repo_files(**on)
+        results["again"] = caught(api.merge_pull_request, **on, discussion_num=1)
+        results["merged"] = api.list_repo_files(**on)
         api.comment_discussion(**on, discussion_num=2, comment="No, thanks")
         api.change_discussion_status(**on, discussion_num=2, new_status="closed")
-        told["events"] = [e.type for e in api.get_discussion_details(**on, discussion_num=2).events]
+        results["events"] = [e.type for e in api.get_discussion_details(**on, discussion_num=2).events]
         refs = api.list_repo_refs(**on, include_pull_requests=True)
-        told["refs"] = [[b.name for b in refs.branches], [p.ref for p in refs.pull_requests]]
+        results["refs"] = [[b.name for b in refs.branches], [p.ref for p in refs.pull_requests]]
         api.delete_branch(**on, branch="v2/next")
-        told["deleted"] = [caught(api.delete_branch, **on, branch=b) for b in ("v2/next", "main")]
+        results["deleted"] = [caught(api.delete_branch, **on, branch=b) for b in ("v2/next", "main")]
         api.create_tag(**on, tag="v1")
-        told["tag"] = api.list_repo_files(**on, revision="v1")
-        told["draft"] = api.create_pull_request(**on, title="Later").status
-        print(json.dumps(told))
+        results["tag"] = api.list_repo_files(**on, revision="v1")
+        results["draft"] = api.create_pull_request(**on, title="Later").status
+        print(json.dumps(results))
     """)
-    assert told == {
+    assert results == {
         "twice": ["HfHubHTTPError", 409],
         "two": [False, True],
         "mine": [1, "refs/pr/1", True],
@@ -221,7 +221,7 @@ def test_branches_and_pull_requests_carry_changes_until_they_are_merged(hub, run
 
 
 def test_private_repositories_are_hidden_and_gated_ones_give_no_files_away(hub, run):
-    told = run("""
+    results = run("""
         def attempts(action, **options):
             return [
                 caught(action, **options, token=token)
@@ -233,19 +233,19 @@ def test_private_repositories_are_hidden_and_gated_ones_give_no_files_away(hub, 
         api.create_repo("me/gated")
         api.upload_file(path_or_fileobj=b"g", path_in_repo="g.bin", repo_id="me/gated")
         api.update_repo_settings("me/gated", gated="auto")
-        told = {
+        results = {
             "info": attempts(api.model_info, repo_id="me/secret"),
             "secret": attempts(api.hf_hub_download, repo_id="me/secret", filename="s.bin"),
             "gated": attempts(api.hf_hub_download, repo_id="me/gated", filename="g.bin"),
             "gated info": caught(other.model_info, "me/gated"),
             "write": caught(other.upload_file, path_or_fileobj=b"s", path_in_repo="s.bin", repo_id="me/secret"),
         }
-        print(json.dumps(told))
+        print(json.dumps(results))
     """)
     missing, gated = "RepositoryNotFoundError", "GatedRepoError"
-    assert told["info"] == [["HfHubHTTPError", 401], [missing, 401], [missing, 404], None]
-    assert told["secret"] == told["info"]
-    assert told["gated"] == [["HfHubHTTPError", 401], [gated, 401], [gated, 403], None]
-    assert told["gated info"] is None
-    assert told["write"] == [missing, 404]
+    assert results["info"] == [["HfHubHTTPError", 401], [missing, 401], [missing, 404], None]
+    assert results["secret"] == results["info"]
+    assert results["gated"] == [["HfHubHTTPError", 401], [gated, 401], [gated, 403], None]
+    assert results["gated info"] is None
+    assert results["write"] == [missing, 404]
     assert hub.unknown == []

@@ -14,7 +14,7 @@ def test_a_push_that_fails_changes_nothing_and_succeeds_when_repeated(hub, run):
     for fault in commits:
         hub.fail("^POST /api/models/me/model/commit/", after=2, **fault)
     hub.fail("^GET /me/model/resolve/.*/two.bin", cut=True)
-    told = run("""
+    results = run("""
         api.create_repo("me/model")
 
         def push(name, content):
@@ -25,27 +25,27 @@ def test_a_push_that_fails_changes_nothing_and_succeeds_when_repeated(hub, run):
         def state():
             return [api.model_info("me/model").sha, sorted(api.list_repo_files("me/model"))]
 
-        told = {"cut upload": caught(push, "one", b"1"), "rate limit": caught(push, "two", b"2")}
+        results = {"cut upload": caught(push, "one", b"1"), "rate limit": caught(push, "two", b"2")}
         before = state()
-        told["forbidden upload"] = caught(push, "three", b"3")
-        told["commits"] = [caught(push, "three", b"3") for _ in range(5)]
-        told["unchanged"] = state() == before
-        told["last"] = caught(push, "three", b"3")
-        told["files"] = state()[1]
-        told["resumed"] = Path(api.hf_hub_download("me/model", "two.bin")).read_bytes() == b"2" * 500_000
-        print(json.dumps(told))
+        results["forbidden upload"] = caught(push, "three", b"3")
+        results["commits"] = [caught(push, "three", b"3") for _ in range(5)]
+        results["unchanged"] = state() == before
+        results["last"] = caught(push, "three", b"3")
+        results["files"] = state()[1]
+        results["resumed"] = Path(api.hf_hub_download("me/model", "two.bin")).read_bytes() == b"2" * 500_000
+        print(json.dumps(results))
     """)
-    assert told == {
+    assert results == {
         "cut upload": None,
         "rate limit": None,
         "forbidden upload": ["RuntimeError", None],
-        "commits": [[told["commits"][0][0], None], *(["HfHubHTTPError", status] for status in (500, 503, 412, 429))],
+        "commits": [[results["commits"][0][0], None], *(["HfHubHTTPError", status] for status in (500, 503, 412, 429))],
         "unchanged": True,
         "last": None,
         "files": sorted([".gitattributes", *(f"{n}.{s}" for n in ("one", "two", "three") for s in ("bin", "txt"))]),
         "resumed": True,
     }
-    assert told["commits"][0][0] in ("ReadError", "WriteError", "RemoteProtocolError")
+    assert results["commits"][0][0] in ("ReadError", "WriteError", "RemoteProtocolError")
     assert hub.unknown == []
 
 
@@ -62,7 +62,7 @@ def test_a_dataset_of_two_configs_loads_back_plain_and_streaming(hub, run):
         DatasetDict({"train": Dataset.from_list([{"prompt": "new"}])}).push_to_hub("me/data", "small", create_pr=True)
         print("0")
     """)
-    told = run(
+    results = run(
         """
         from datasets import get_dataset_config_names, load_dataset
 
@@ -79,7 +79,7 @@ def test_a_dataset_of_two_configs_loads_back_plain_and_streaming(hub, run):
         """,
         home="another-home",
     )
-    assert told == {
+    assert results == {
         "configs": ["large", "small"],
         "rows": [1_000, [30_000]],
         "first": True,
@@ -96,7 +96,7 @@ def test_a_dataset_of_two_configs_loads_back_plain_and_streaming(hub, run):
 
 
 def test_models_adapters_tokenizers_metrics_and_cards_load_back(hub, run, tiny_model_folder):
-    told = run(
+    results = run(
         """
         import evaluate, torch
         from huggingface_hub import ModelCard, metadata_update
@@ -140,5 +140,5 @@ def test_models_adapters_tokenizers_metrics_and_cards_load_back(hub, run, tiny_m
         """,
         tiny_model_folder,
     )
-    assert told == {"same": True, "adapted": True, "ids": True, "metric": {"sum": 3}, "card": ["mit", "me/model"]}
+    assert results == {"same": True, "adapted": True, "ids": True, "metric": {"sum": 3}, "card": ["mit", "me/model"]}
     assert hub.unknown == []

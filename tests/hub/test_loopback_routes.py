@@ -57,9 +57,9 @@ def test_an_upload_whose_hash_or_announcement_is_wrong_is_refused(hub):
     upload = f"PUT /lfs-upload/{oid}?size={len(content)}"
     assert ask(hub, upload, content)[0] == 403
     batch = json.dumps({"operation": "upload", "objects": [{"oid": oid, "size": len(content)}]}).encode()
-    status, told = ask(hub, "POST /me/model.git/info/lfs/objects/batch", batch)
+    status, results = ask(hub, "POST /me/model.git/info/lfs/objects/batch", batch)
     assert status == 200
-    assert told["objects"][0]["actions"]["upload"]["href"] == hub.url + upload.split()[1]
+    assert results["objects"][0]["actions"]["upload"]["href"] == hub.url + upload.split()[1]
     assert ask(hub, upload, b"Weights")[0] == 400
     assert ask(hub, upload, content, token="")[0] == 200
     assert "actions" not in ask(hub, "POST /me/model.git/info/lfs/objects/batch", batch)[1]["objects"][0]
@@ -77,9 +77,9 @@ def test_everything_holds_what_was_sent_but_no_token(hub):
 
 
 def test_an_unknown_route_is_named_and_listed(hub):
-    status, told = ask(hub, "GET /api/models/me/model/likers")
+    status, results = ask(hub, "GET /api/models/me/model/likers")
     assert status == 404
-    assert "GET /api/models/me/model/likers" in told["error"]
+    assert "GET /api/models/me/model/likers" in results["error"]
     assert hub.unknown == ["GET /api/models/me/model/likers"] == hub.requests
 
 

@@ -31,13 +31,12 @@ answer = {"pairs": pairs.to_list(), "ranked": ranked.to_list(), "streamed": list
 def test_a_pushed_c2_syn_loads_back_row_by_row_in_a_fresh_process_and_cache(hub, machine, other_machine):
     import pyarrow.parquet
 
-    said = push_seed(machine, "--gated", "manual")
-    assert "Pushed:" in said
-    found = other_machine.python(LOAD_BOTH)
+    assert "Pushed:" in push_seed(machine, "--gated", "manual")
+    loaded = other_machine.python(LOAD_BOTH)
     for config in ("pairs", "ranked"):
         (file,) = (machine.folder / "runs/syn/export" / config).glob("*.parquet")
-        assert found[config] == pyarrow.parquet.read_table(file).to_pylist()
-    assert found["streamed"] == found["ranked"] and len(found["pairs"]) == 75
+        assert loaded[config] == pyarrow.parquet.read_table(file).to_pylist()
+    assert loaded["streamed"] == loaded["ranked"] and len(loaded["pairs"]) == 75
     state = hub.repo("dataset", "me/c2-syn")
     assert state["private"] and state["gated"] == "manual"
     # Made, gated, then filled by one commit: nobody could load half of it, or all of it unasked.
@@ -48,13 +47,13 @@ def test_a_pushed_c2_syn_loads_back_row_by_row_in_a_fresh_process_and_cache(hub,
     assert_nothing_private(hub)
 
 
-def test_without_the_flag_nothing_is_asked_of_the_hub(hub, machine):
+def test_without_push_to_hub_no_request_reaches_the_hub(hub, machine):
     machine.script("c2_syn.py", "--max_requests", 2, "--output_dir", "runs/syn", "--export_dir", "runs/export")
     machine.script("c2_eval.py", "--export_dir", "runs/items", "--hub_dataset_id", "me/c2-eval")
     assert hub.requests == []
 
 
-def test_a_gated_dataset_that_one_was_not_let_into_is_named_in_one_line(hub, machine, other_machine):
+def test_a_gated_dataset_without_access_is_named_in_one_line(hub, machine, other_machine):
     push_seed(machine, "--gated", "manual", "--hub_private_repo", "false")
     code = """
 from course_correction.base.errors import UsageError
@@ -77,7 +76,7 @@ for read in (
     assert len(other_machine.python(LOAD_BOTH, token="hf_loopback_me")["ranked"]) == 5
 
 
-def test_the_card_tells_how_the_data_was_made_and_holds_no_text_of_it(hub, machine):
+def test_the_card_states_how_the_data_was_made_and_contains_none_of_its_texts(hub, machine):
     rows = [as_pku_row(row) for row in read_data("requests_train")[:6]]
     for row in rows:
         for side in (0, 1):
@@ -95,15 +94,15 @@ from collections import Counter
 folder = Path("runs/mine"); folder.mkdir(parents=True)
 source, teacher = {str(source)!r}, "meta-llama/Llama-2-7b-chat-hf"
 settings = C2SynSettings(source=source, teacher="transformers", teacher_model=teacher)
-found = list(select_source_pairs(read_source_rows(source), source, SelectionRules(40), frozenset(), Counter()))
+pairs = list(select_source_pairs(read_source_rows(source), source, SelectionRules(40), frozenset(), Counter()))
 with open(folder / "groups.jsonl", "w") as file:
-    for pair in found:
+    for pair in pairs:
         draft = draft_corrections(pair, 0, .6, .5)
         texts = [" Xylophonically put, no." + str(n) for n in range(4)]
         file.write(to_json_line(build_ranked_group(pair, *draft, "Xylophonically safe.", texts, teacher)))
-write_json(folder / "selection.json", {{"kept": len(found), "dropped": {{"response_too_short": 2}}}})
+write_json(folder / "selection.json", {{"kept": len(pairs), "dropped": {{"response_too_short": 2}}}})
 export_c2_syn(folder / "groups.jsonl", folder / "export", settings)
-answer = len(found)
+answer = len(pairs)
 """
     count = machine.python(code)
     card = (groups / "export" / "README.md").read_text()
@@ -136,20 +135,20 @@ def test_checksums_of_the_card_are_those_of_the_files(machine, hub):
 
 
 @pytest.mark.parametrize(
-    ("token", "place", "said"),
+    ("token", "place", "message"),
     [
         (None, "me/c2-syn", "needs a Hub token"),
         ("hf_loopback_expired", "me/c2-syn", "invalid or expired"),
         ("hf_loopback_reader", "me/c2-syn", "may only read"),
         ("hf_loopback_me", "other/c2-syn", "may not write there"),
         ("hf_loopback_me", "c2-syn", "give owner/name"),
-        ("hf_loopback_me", "me/c2..syn", "no place on the Hub"),
+        ("hf_loopback_me", "me/c2..syn", "no repository on the Hub"),
     ],
 )
-def test_a_token_that_cannot_push_is_found_before_any_work(hub, machine, token, place, said):
+def test_a_token_that_cannot_push_is_refused_before_any_work(hub, machine, token, place, message):
     arguments = ("--output_dir", "runs/syn", "--push_to_hub", "true", "--hub_dataset_id", place)
     error = machine.script("c2_syn.py", *arguments, token=token, fails=True)
-    assert said in error and error.count("\n") == 1 and "Traceback" not in error
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (machine.folder / "runs").exists()
     assert "hf_loopback" not in error
 
@@ -167,7 +166,7 @@ def test_c2_eval_pushed_and_read_by_its_id_gives_the_same_items(hub, machine, ot
     assert_nothing_private(hub)
 
 
-def test_datasets_of_the_hub_are_mixed_at_the_revision_that_is_named(hub, machine, other_machine):
+def test_datasets_of_the_hub_are_mixed_at_the_given_revision(hub, machine, other_machine):
     push_seed(machine)
     first = hub.commits("dataset", "me/c2-syn")[0][0]
     machine.script(
@@ -202,7 +201,7 @@ answer = metric.compute(predictions=[True, False, True], references=[10, 10, 20]
     assert_nothing_private(hub)
 
 
-def test_names_lose_their_folders_and_hosts(tmp_path):
+def test_public_names_lose_their_folders_and_hosts(tmp_path):
     file = tmp_path / "items.jsonl"
     file.touch()
     assert public_name(str(file)) == "items.jsonl" and public_name(str(tmp_path)) == tmp_path.name
@@ -221,7 +220,7 @@ def test_names_lose_their_folders_and_hosts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "said"),
+    ("script", "arguments", "message"),
     [
         ("c2_syn.py", ["--push_to_hub", "true"], "--hub_dataset_id"),
         ("c2_syn.py", ["--gated", "auto"], "--push_to_hub"),
@@ -230,9 +229,9 @@ def test_names_lose_their_folders_and_hosts(tmp_path):
         ("eval.py", ["--create_pr", "true"], "--push_to_hub"),
     ],
 )
-def test_a_push_without_a_place_is_refused(machine, hub, script, arguments, said):
+def test_a_push_without_a_repository_is_refused(machine, hub, script, arguments, message):
     error = machine.script(script, *arguments, fails=True)
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
     assert not hub.requests
 
 
@@ -252,7 +251,7 @@ settings = C2SynSettings(push_to_hub=True, hub_dataset_id="me/large")
 repo = open_dataset_repo(settings)
 rows = export_c2_syn(folder / "groups.jsonl", folder / "export", settings)
 push_dataset(repo, folder / "export", ["pairs", "ranked"])
-# What getrusage says begins with the memory of the process that this one was forked from.
+# The peak of getrusage includes the memory of the process that this one was forked from.
 answer = [rows, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20]
 """
     rows, peak_gib = machine.python(code)

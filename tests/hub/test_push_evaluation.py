@@ -56,7 +56,7 @@ def read_card(hub, revision="main", repo_id="me/model"):
     return yaml.safe_load(header), body
 
 
-def test_an_evaluation_lands_in_results_card_and_files_value_by_value(hub, evaluated):
+def test_a_pushed_evaluation_has_the_same_values_in_results_card_and_files(hub, evaluated):
     from huggingface_hub import parse_eval_result_entries
 
     metrics = json.loads((evaluated / "metrics.json").read_text())
@@ -69,7 +69,7 @@ def test_an_evaluation_lands_in_results_card_and_files_value_by_value(hub, evalu
     assert header["license"] == "apache-2.0" and header["tags"] == ["mine"] and "Words of mine." in body
     (index,) = header["model-index"]
     values = {m["name"]: m["value"] for result in index["results"] for m in result["metrics"]}
-    expected = {f"Corr@{k}": found["value"] for k, found in metrics["corr_at_k"].items()}
+    expected = {f"Corr@{k}": entry["value"] for k, entry in metrics["corr_at_k"].items()}
     assert values == pytest.approx(expected | {"Corr_mean": metrics["corr_mean"]["value"]}, abs=1e-4)
     assert "| **Corr_mean** |" in body
     (pushed,) = (name for name in files if name.endswith("/metrics.json"))
@@ -78,11 +78,15 @@ def test_an_evaluation_lands_in_results_card_and_files_value_by_value(hub, evalu
 
 
 def test_model_results_are_read_by_the_hubs_own_card_class(hub, machine, evaluated):
-    code = "from huggingface_hub import ModelCard\nfound = ModelCard.load('me/model').data.eval_results\n"
-    assert machine.python(code + "answer = [result.metric_name for result in found]") == ["Corr@10", "Corr@20", "Corr_mean"]
+    code = "from huggingface_hub import ModelCard\nresults = ModelCard.load('me/model').data.eval_results\n"
+    assert machine.python(code + "answer = [result.metric_name for result in results]") == [
+        "Corr@10",
+        "Corr@20",
+        "Corr_mean",
+    ]
 
 
-def test_two_evaluations_stand_side_by_side_and_a_repeated_one_replaces_itself(hub, machine, evaluated):
+def test_two_evaluations_are_kept_side_by_side_and_a_repeated_one_replaces_its_result(hub, machine, evaluated):
     code = (
         PUSH
         + """
@@ -97,15 +101,15 @@ answer = 0
     files = hub.files("model", "me/twice")
     assert sorted(entry["value"] for entry in yaml.safe_load(files[RESULTS])) == [0.5, 0.75]
     header, body = read_card(hub, repo_id="me/twice")
-    found = [
+    values = [
         m["value"] for result in header["model-index"][0]["results"] for m in result["metrics"] if m["name"] == "Corr_mean"
     ]
-    assert sorted(found) == [0.5, 0.75]
+    assert sorted(values) == [0.5, 0.75]
     assert body.count("## Course-correction (C²-Eval)") == 2
     assert len([name for name in files if name.endswith("report.md")]) == 2
 
 
-def test_a_commit_of_somebody_else_in_between_is_merged_not_lost(hub, machine, evaluated):
+def test_a_concurrent_commit_of_somebody_else_is_merged(hub, machine, evaluated):
     code = (
         PUSH
         + """
@@ -131,7 +135,7 @@ answer = len(rounds)
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"cut": True}])
-def test_a_card_that_could_not_be_read_is_not_taken_for_one_that_is_not_there(hub, tmp_path, evaluated, fault):
+def test_an_unreadable_card_is_not_treated_as_a_missing_one(hub, tmp_path, evaluated, fault):
     other = Machine(hub, tmp_path)  # Without a copy of the card.
     shutil.copytree(evaluated, other.folder / "runs" / "eval")
     hub.fail("HEAD .*README.md", times=1000, **fault)
@@ -146,13 +150,13 @@ except UsageError as error:
 """
     )
     before = hub.files("model", "me/model")["README.md"]
-    said = other.python(code)
+    message = other.python(code)
     hub.mend()
-    assert hub.files("model", "me/model")["README.md"] == before and "\n" not in said
-    assert "Run the same command again" in said or "refused" in said
+    assert hub.files("model", "me/model")["README.md"] == before and "\n" not in message
+    assert "Run the same command again" in message or "refused" in message
 
 
-def test_a_repeated_push_of_the_training_keeps_what_was_measured_of_it(hub, machine, evaluated):
+def test_a_repeated_push_of_the_training_keeps_its_evaluations(hub, machine, evaluated):
     code = (
         PUSH
         + """
@@ -176,7 +180,7 @@ answer = 0
     assert [m["value"] for m in header["model-index"][0]["results"][0]["metrics"]][-1] == 0.25
 
 
-def test_to_somebody_elses_model_goes_a_pull_request_and_a_repeated_push_adds_to_it(hub, machine, evaluated):
+def test_a_push_to_somebody_elses_model_opens_a_pull_request_and_a_repeated_one_extends_it(hub, machine, evaluated):
     machine.python(
         "from huggingface_hub import HfApi\nanswer = str(HfApi().create_repo('other/model'))", token="hf_loopback_other"
     )
@@ -203,7 +207,7 @@ answer.append(push_evaluation(repo, evaluation("b", 0.5, items="pku500"), "me/c2
     assert sorted(entry["value"] for entry in entries) == [0.25, 0.5]
 
 
-def test_a_pull_request_to_a_model_that_is_not_there_is_refused_before_any_work(hub, machine):
+def test_a_pull_request_to_a_missing_model_is_refused_before_any_work(hub, machine):
     error = machine.script(
         "eval.py", "--push_to_hub", "true", "--hub_model_id", "other/none", "--create_pr", "true", fails=True
     )  # fmt: skip
@@ -213,3 +217,17 @@ def test_a_pull_request_to_a_model_that_is_not_there_is_refused_before_any_work(
 def test_nothing_private_was_pushed(hub, machine, evaluated):
     assert_nothing_private(hub)
     assert not hub.unknown
+
+
+def test_every_setting_that_tells_evaluations_apart_decides_their_rows():
+    import dataclasses
+
+    from course_correction.hub.push_evaluation import IDENTITY
+    from tests.support.settings import settings_classes
+
+    fields = {
+        field.name: field.metadata.get("identity", ())
+        for field in dataclasses.fields(settings_classes()["EvaluationSettings"])
+    }
+    assert set(IDENTITY) <= set(fields)
+    assert {name for name in IDENTITY if not fields[name]} == set()

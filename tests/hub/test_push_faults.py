@@ -1,4 +1,4 @@
-"""Pushes that meet faults, fail, are repeated or would hold something private: the data on the Hub stay whole."""
+"""Pushes under faults, repeated pushes and private content: the data on the Hub stay whole."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.support.fresh_hub import hub as hub
 from tests.support.fresh_hub import machine as machine
 from tests.support.hub import assert_nothing_private
 
-# Retries that wait for seconds prove nothing more than those that do not.
+# Waiting would only make these tests slow.
 IMPATIENT = (
     "import course_correction.hub.push as publishing, huggingface_hub.utils._http as http, time\n"
     "time.sleep = lambda seconds: waits.append(seconds)\nwaits = []\n"
@@ -38,7 +38,7 @@ except UsageError as error:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_passing_fault_is_waited_out(hub, machine, fault):
+def test_a_push_survives_a_passing_fault(hub, machine, fault):
     hub.fail(**FAULTS[fault])
     answer = machine.python(PUSH.format(mark=b"1"))
     assert "error" not in answer, answer
@@ -49,7 +49,7 @@ def test_a_passing_fault_is_waited_out(hub, machine, fault):
 
 
 @pytest.mark.parametrize("fault", [{"route": "POST .*/commit/", "status": 500}, {"route": "PUT ", "cut": True}])
-def test_a_push_that_failed_for_good_leaves_the_old_data_whole_and_can_be_repeated(hub, machine, fault):
+def test_a_failed_push_leaves_the_old_data_whole_and_can_be_repeated(hub, machine, fault):
     machine.python(PUSH.format(mark=b"old"))
     before = hub.files("dataset", "me/x")
     hub.fail(**fault, times=1000)
@@ -61,7 +61,7 @@ def test_a_push_that_failed_for_good_leaves_the_old_data_whole_and_can_be_repeat
     assert hub.files("dataset", "me/x")["pairs/train-00000-of-00001.parquet"].endswith(b"new")
 
 
-def test_a_repeated_push_of_the_same_makes_no_commit_and_one_with_fewer_shards_leaves_no_old_ones(hub, machine):
+def test_a_repeated_push_makes_no_commit_and_one_with_fewer_shards_deletes_the_old_ones(hub, machine):
     code = (
         IMPATIENT
         + """
@@ -84,7 +84,7 @@ answer = 0
     assert len(hub.commits("dataset", "me/x")) == 3
 
 
-def test_a_file_with_something_private_in_it_stops_the_whole_push(hub, machine):
+def test_a_file_that_contains_something_private_aborts_the_whole_push(hub, machine):
     code = (
         IMPATIENT
         + """

@@ -1,4 +1,4 @@
-"""Trainings pushed to a loopback Hub: what lands there, that it loads, and that an interrupted one goes on from it."""
+"""Trainings pushed to a loopback Hub: what lands there, that it loads, and that an interrupted one resumes from it."""
 
 import json
 
@@ -49,11 +49,11 @@ with torch.inference_mode():
 @pytest.fixture(scope="module")
 def pushed(machine, base_model):
     """The files of me/tiny-c2, an adapter trained as runs/pushed."""
-    said = train(
+    output = train(
         machine, base_model, "runs/pushed", "--push_to_hub", "true", "--hub_model_id", "me/tiny-c2",
         "--hub_strategy", "checkpoint", "--save_strategy", "steps",
     )  # fmt: skip
-    assert "Pushed:" in said
+    assert "Pushed:" in output
     return machine.hub.files("model", "me/tiny-c2")
 
 
@@ -88,7 +88,7 @@ def test_the_pushed_recipe_trains_the_same_weights_again(machine, pushed):
     assert machine.python(LOGITS.format(adapter="runs/again")) == machine.python(LOGITS.format(adapter="runs/pushed"))
 
 
-def test_a_training_goes_on_from_the_checkpoint_that_another_machine_pushed(hub, machine, base_model, pushed, tmp_path):
+def test_a_training_resumes_from_the_checkpoint_that_another_machine_pushed(hub, machine, base_model, pushed, tmp_path):
     place = (
         "--push_to_hub",
         "true",
@@ -102,14 +102,14 @@ def test_a_training_goes_on_from_the_checkpoint_that_another_machine_pushed(hub,
     # It dies when the final push is refused: the checkpoint of step 2 is on the Hub, that of step 4 perhaps not.
     hub.fail("POST /api/models/me/interrupted/commit/", status=403, after=1, times=100)
     error = train(machine, base_model, "runs/interrupted", *place, fails=True)
-    assert "may not write there" in error and "training goes on" in error
+    assert "may not write there" in error and "training continues" in error
     hub.mend()
     files = hub.files("model", "me/interrupted")
     assert json.loads(files["last-checkpoint/trainer_state.json"])["global_step"] == 2
     other = Machine(hub, tmp_path)
-    said = train(other, base_model, "runs/gone-on", *place, "--resume_from_checkpoint", "last")
-    assert "Fetching last-checkpoint" in said
-    log = json.loads((other.folder / "runs/gone-on/train_metrics.json").read_text())["log"]
+    output = train(other, base_model, "runs/resumed", *place, "--resume_from_checkpoint", "last")
+    assert "Fetching last-checkpoint" in output
+    log = json.loads((other.folder / "runs/resumed/train_metrics.json").read_text())["log"]
     whole = json.loads((machine.folder / "runs/pushed/train_metrics.json").read_text())["log"]
     losses = [[entry["loss"] for entry in entries if "loss" in entry] for entries in (log, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -118,7 +118,7 @@ def test_a_training_goes_on_from_the_checkpoint_that_another_machine_pushed(hub,
     assert_nothing_private(hub)
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(hub, machine, base_model, pushed, tmp_path):
+def test_a_checkpoint_of_other_settings_is_refused(hub, machine, base_model, pushed, tmp_path):
     other = Machine(hub, tmp_path)
     error = train(
         other, base_model, "runs/other", "--push_to_hub", "true", "--hub_model_id", "me/tiny-c2", "--save_strategy", "no",
@@ -128,9 +128,9 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(hub, machine, base_m
 
 
 def test_a_finished_training_is_pushed_without_training_again(hub, machine, base_model, pushed):
-    said = train(machine, base_model, "runs/pushed", "--push_to_hub", "true", "--hub_model_id", "me/second")
+    output = train(machine, base_model, "runs/pushed", "--push_to_hub", "true", "--hub_model_id", "me/second")
     assert not hub.repo("model", "me/second")["gated"]
-    assert "pushed as it is" in said and "Training " not in said.replace("Training progress", "")
+    assert "pushed without training again" in output and "Training " not in output.replace("Training progress", "")
     assert '"me/second")' in hub.files("model", "me/second")["README.md"].decode()
 
 
@@ -157,4 +157,4 @@ def test_a_token_that_cannot_push_is_found_before_training(hub, machine, base_mo
     error = train(machine, base_model, "runs/never", *place, token="hf_loopback_reader", fails=True)
     assert "may only read" in error and not (machine.folder / "runs/never").exists()
     error = train(machine, base_model, "runs/never", *place, "--hub_token", "hf_loopback_me", fails=True)
-    assert "hub_token would end up in files" in error and "hf_loopback_me" not in error
+    assert "hub_token would be written to files" in error and "hf_loopback_me" not in error

@@ -42,8 +42,8 @@ class Api(Transfers):
 
     def validate_yaml(self, call: Call) -> Any:
         errors, warnings = check_card(call.body.read_json().get("content", ""))
-        told = {"errors": [{"message": e} for e in errors], "warnings": [{"message": w} for w in warnings]}
-        return Answer(400 if errors else 200, told)
+        reply = {"errors": [{"message": e} for e in errors], "warnings": [{"message": w} for w in warnings]}
+        return Answer(400 if errors else 200, reply)
 
     def create_repo(self, call: Call) -> Any:
         asked = call.body.read_json()
@@ -106,11 +106,15 @@ class Api(Transfers):
     def list_refs(self, call: Call) -> Any:
         repo = self.repos.find(*call.address)
 
-        def told(prefix: str, refs: dict[str, str]) -> list[dict[str, str]]:
+        def describe(prefix: str, refs: dict[str, str]) -> list[dict[str, str]]:
             return [{"name": n, "ref": prefix + n, "targetCommit": commit} for n, commit in sorted(refs.items())]
 
-        listed = {"branches": told("refs/heads/", repo.branches), "tags": told("refs/tags/", repo.tags), "converts": []}
-        return listed | ({"pullRequests": told("refs/pr/", repo.pulls)} if call.asks("include_prs") else {})
+        listed = {
+            "branches": describe("refs/heads/", repo.branches),
+            "tags": describe("refs/tags/", repo.tags),
+            "converts": [],
+        }
+        return listed | ({"pullRequests": describe("refs/pr/", repo.pulls)} if call.asks("include_prs") else {})
 
     def list_tree(self, call: Call) -> Any:
         repo = self.repos.find(*call.address)
@@ -124,7 +128,7 @@ class Api(Transfers):
             raise HubError(404, "EntryNotFound", f"{below[:-1]} does not exist on {call.revision}", **headers)
         if not call.asks("recursive"):
             listed = [path for path in listed if "/" not in path[len(below) :]]
-        return [_told_entry(repo, commit, path, entries[path], call.asks("expand")) for path in sorted(listed)]
+        return [_describe_entry(repo, commit, path, entries[path], call.asks("expand")) for path in sorted(listed)]
 
     def paths_info(self, call: Call) -> Any:
         repo = self.repos.find(*call.address)
@@ -134,7 +138,7 @@ class Api(Transfers):
         expand = str(asked.get("expand", False)).strip("[']").lower() == "true"
         entries = tree_entries(commit)
         paths = [path.strip("/") for path in asked.get("paths", [])]
-        return [_told_entry(repo, commit, path, entries[path], expand) for path in paths if path in entries]
+        return [_describe_entry(repo, commit, path, entries[path], expand) for path in paths if path in entries]
 
     def list_commits(self, call: Call) -> Any:
         repo = self.repos.find(*call.address)
@@ -180,25 +184,25 @@ class Api(Transfers):
         repo = self.repos.find(*call.address)
         kind, status, author = (call.query.get(name, ["all"])[0] for name in ("type", "status", "author"))
         listed = [
-            told
-            for told in (self._told_discussion(repo, d["num"]) for d in reversed(repo.discussions))
-            if kind in ("all", "pull_request" if told["isPullRequest"] else "discussion")
-            and status in ("all", "closed" if told["status"] in ("closed", "merged") else "open")
-            and author in ("all", told["author"]["name"])
+            one
+            for one in (self._describe_discussion(repo, d["num"]) for d in reversed(repo.discussions))
+            if kind in ("all", "pull_request" if one["isPullRequest"] else "discussion")
+            and status in ("all", "closed" if one["status"] in ("closed", "merged") else "open")
+            and author in ("all", one["author"]["name"])
         ]
         return {"discussions": listed, "count": len(listed), "start": 0}
 
-    def _told_discussion(self, repo: Repo, number: int) -> dict[str, Any]:
-        found = repo.discussion(number)
-        told = {name: found[name] for name in ("num", "title", "status", "isPullRequest", "createdAt", "events")}
-        told |= {"author": {"name": found["author"]}, "repo": {"name": repo.id, "type": repo.kind}}
-        if found["isPullRequest"]:
-            told["changes"] = {"base": found["base"], "mergeCommitId": found["mergeCommitId"]}
-            told["filesWithConflicts"] = [] if found["status"] == "merged" else self.repos.conflicts(repo, number)
-        return told
+    def _describe_discussion(self, repo: Repo, number: int) -> dict[str, Any]:
+        discussion = repo.discussion(number)
+        reply = {name: discussion[name] for name in ("num", "title", "status", "isPullRequest", "createdAt", "events")}
+        reply |= {"author": {"name": discussion["author"]}, "repo": {"name": repo.id, "type": repo.kind}}
+        if discussion["isPullRequest"]:
+            reply["changes"] = {"base": discussion["base"], "mergeCommitId": discussion["mergeCommitId"]}
+            reply["filesWithConflicts"] = [] if discussion["status"] == "merged" else self.repos.conflicts(repo, number)
+        return reply
 
     def discussion_details(self, call: Call) -> Any:
-        return self._told_discussion(self.repos.find(*call.address), int(call.part["number"]))
+        return self._describe_discussion(self.repos.find(*call.address), int(call.part["number"]))
 
     def create_discussion(self, call: Call) -> Any:
         repo, asked = self.repos.for_contributing(*call.address), call.body.read_json()
@@ -237,15 +241,15 @@ def tree_entries(commit: Commit) -> dict[str, Entry | str]:
     return entries | {path: digest.hexdigest() for path, digest in digests.items()}
 
 
-def _told_entry(repo: Repo, commit: Commit, path: str, entry: Entry | str, expand: bool) -> dict[str, Any]:
+def _describe_entry(repo: Repo, commit: Commit, path: str, entry: Entry | str, expand: bool) -> dict[str, Any]:
     if isinstance(entry, str):
-        told: dict[str, Any] = {"type": "directory", "oid": entry, "size": 0, "path": path}
+        reply: dict[str, Any] = {"type": "directory", "oid": entry, "size": 0, "path": path}
     else:
-        told = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path, **entry.lfs_fields("oid")}
+        reply = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path, **entry.lfs_fields("oid")}
     if expand:
         last = repo.last_change(commit, path)
-        told["lastCommit"] = {"id": last.id, "title": last.title, "date": last.date}
-    return told
+        reply["lastCommit"] = {"id": last.id, "title": last.title, "date": last.date}
+    return reply
 
 
 def check_card(content: str) -> tuple[list[str], list[str]]:

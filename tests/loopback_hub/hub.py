@@ -121,7 +121,7 @@ class LoopbackHub:
             self._faults.append(Fault(re.compile(route), status, times, after, headers or {}, cut))
 
     def mend(self) -> None:
-        """Take back every fault that `fail` has set."""
+        """Remove every fault that `fail` has set."""
         with self.lock:
             self._faults.clear()
 
@@ -138,8 +138,8 @@ class LoopbackHub:
     def repo(self, repo_type: str, repo_id: str) -> dict[str, Any]:
         """Return a repository's settings and discussions; `base` of a pull request is such as refs/heads/main."""
         repo = self._repo(repo_type, repo_id)
-        told = {name: getattr(repo, name) for name in ("id", "private", "gated", "sdk", "branches", "tags")}
-        return told | {"discussions": [dict(discussion) for discussion in repo.discussions]}
+        settings = {name: getattr(repo, name) for name in ("id", "private", "gated", "sdk", "branches", "tags")}
+        return settings | {"discussions": [dict(discussion) for discussion in repo.discussions]}
 
     def _repo(self, repo_type: str, repo_id: str) -> Repo:
         repo = self.repositories.get(repo_type, repo_id)
@@ -193,8 +193,8 @@ class LoopbackHub:
             answer = self._api.answer(line, query, authorization, body)
             if answer is None:
                 self.unknown.append(line)
-                told = f"The loopback hub has no route {line}"
-                answer = Answer(404, {"error": told}, {"X-Error-Message": told})
+                message = f"The loopback hub has no route {line}"
+                answer = Answer(404, {"error": message}, {"X-Error-Message": message})
         return answer
 
 
@@ -222,8 +222,8 @@ def main() -> None:
         parser.error(f"cannot serve {arguments.folder} on port {arguments.port}: {error}. Pass another --folder or --port.")
     with hub, suppress(KeyboardInterrupt):
         print(f"A loopback Hub serves {arguments.folder} as user me of the organisation {ORGANISATION}. Elsewhere:\n")
-        told = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_loopback_me", "HF_HUB_DISABLE_XET": "1"}
-        for name, value in {**told, "HF_HOME": str(arguments.folder / "home")}.items():
+        variables = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_loopback_me", "HF_HUB_DISABLE_XET": "1"}
+        for name, value in {**variables, "HF_HOME": str(arguments.folder / "home")}.items():
             print(f"export {name}={value}")
         print("\nCtrl-C stops it; its repositories stay.", flush=True)
         threading.Event().wait()

@@ -73,7 +73,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit: the whole tree by path, and what its author said."""
+    """A commit: the whole tree by path, with title, message and author."""
 
     id: str
     parent: str | None
@@ -125,12 +125,12 @@ class Repo:
         """
         pull = PULL_REQUEST_REF.fullmatch(revision)
         name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
-        found = self.pulls.get(pull[1]) if pull else self.branches.get(name) or self.tags.get(name)
-        if found is None and re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            found = next((commit for commit in self.commits if commit.startswith(revision)), None)
-        if found is None:
+        commit = self.pulls.get(pull[1]) if pull else self.branches.get(name) or self.tags.get(name)
+        if commit is None and re.fullmatch(r"[0-9a-f]{7,40}", revision):
+            commit = next((commit for commit in self.commits if commit.startswith(revision)), None)
+        if commit is None:
             raise HubError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        return self.commits[found]
+        return self.commits[commit]
 
     def history(self, commit: Commit) -> Iterator[Commit]:
         """Yield a commit and its ancestors, newest first."""
@@ -200,10 +200,10 @@ def comment_data(user: User, text: str) -> dict[str, Any]:
 def new_commit(repo: Repo, parent: str | None, title: str, message: str, user: User, files: dict[str, Entry]) -> Commit:
     """Return a commit whose id follows from its repository, place and content."""
     date = now()
-    told = json.dumps(
+    content = json.dumps(
         [repo.kind, repo.id, len(repo.commits), parent, title, message, user.name, date, sorted(files.items())]
     )
-    return Commit(hashlib.sha1(told.encode()).hexdigest(), parent, title, message, user.name, date, files)
+    return Commit(hashlib.sha1(content.encode()).hexdigest(), parent, title, message, user.name, date, files)
 
 
 def read_repo(kept: dict[str, Any]) -> Repo:

@@ -73,7 +73,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Call:
-    """A request that found its route: `part` holds the route's groups, decoded."""
+    """A request with a known route: `part` holds the route's groups, decoded."""
 
     user: User
     part: dict[str, str]

@@ -51,8 +51,8 @@ class Handler(BaseHTTPRequestHandler):
         if not is_blob:
             hub.record_body(body)
         if fault and not fault.cut:
-            told = f"The loopback hub was told to answer {fault.status}"
-            answer = Answer(fault.status, {"error": told}, fault.headers)
+            message = f"The loopback hub was set to answer {fault.status}"
+            answer = Answer(fault.status, {"error": message}, fault.headers)
         else:
             answer = hub.answer(line, target.query, self.headers.get("Authorization"), body)
         if is_blob:

@@ -23,26 +23,26 @@ class Transfers:
     def preupload(self, call: Call) -> Any:
         contributes = call.asks("create_pr") or call.revision.startswith("refs/pr/")
         repo = (self.repos.for_contributing if contributes else self.repos.for_writing)(*call.address)
-        files = repo.head(call.revision).files
-        told = []
+        present = repo.head(call.revision).files
+        files = []
         for asked in call.body.read_json()["files"]:
-            path, old = asked["path"], files.get(asked["path"])
+            path, old = asked["path"], present.get(asked["path"])
             mode = upload_mode(path, asked["size"])
-            told.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": old and old.etag})
-        return {"files": told, "commitOid": repo.head(call.revision).id}
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": old and old.etag})
+        return {"files": files, "commitOid": repo.head(call.revision).id}
 
     def lfs_batch(self, call: Call) -> Any:
         repo = self.repos.for_contributing(*call.address)
-        told = []
+        objects: list[dict[str, Any]] = []
         for wanted in call.body.read_json()["objects"]:
             oid, size = wanted["oid"], wanted["size"]
-            told.append({"oid": oid, "size": size})
+            objects.append({"oid": oid, "size": size})
             if not self.repos.blob(oid).exists():
                 self.promised.add((oid, size))
                 upload = {"href": f"{self.url}/lfs-upload/{oid}?size={size}"}
                 verify = {"href": f"{self._web(repo)}.git/info/lfs/objects/verify"}
-                told[-1]["actions"] = {"upload": upload, "verify": verify}
-        return {"transfer": "basic", "objects": told}
+                objects[-1]["actions"] = {"upload": upload, "verify": verify}
+        return {"transfer": "basic", "objects": objects}
 
     def lfs_upload(self, call: Call) -> Any:
         oid, size = call.part["oid"], int(call.query.get("size", ["-1"])[0])
@@ -64,8 +64,8 @@ class Transfers:
         repo = self.repos.find(*call.address)
         operations = call.body.read_lines()
         repo, commit, number = self.repos.commit(repo, call.revision, call.user, operations, call.asks("create_pr"))
-        told = {"success": True, "commitOid": commit.id, "commitUrl": f"{self._web(repo)}/commit/{commit.id}"}
-        return told | ({"pullRequestUrl": f"{self._web(repo)}/discussions/{number}"} if number else {})
+        reply = {"success": True, "commitOid": commit.id, "commitUrl": f"{self._web(repo)}/commit/{commit.id}"}
+        return reply | ({"pullRequestUrl": f"{self._web(repo)}/discussions/{number}"} if number else {})
 
     def resolve(self, call: Call) -> Answer:
         repo = self.repos.for_reading(*call.address)

@@ -1,6 +1,5 @@
 """Recipes, and the demo's commands: they parse, their values arrive, and wrong ones are refused by name before any work."""
 
-import importlib
 import re
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import yaml
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import parse_settings
 from tests.support.rows import ROOT
+from tests.support.settings import settings_of
 from tests.support.training import ON_CPU
 
-SETTINGS = {"c2_syn": "C2SynSettings", "c2_eval": "EvaluationSettings", "dpo": "TrainingData"}
-MODULES = {"c2_syn": "c2_syn", "c2_eval": "eval", "dpo": "train_dpo"}
+SCRIPT_OF = {"c2_syn": "c2_syn.py", "c2_eval": "eval.py", "dpo": "train_dpo.py"}
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -28,13 +27,11 @@ def stage_of(path: Path) -> str:
 
 
 def settings_classes(stage: str) -> list[type]:
-    classes = [getattr(importlib.import_module(MODULES[stage]), SETTINGS[stage])]
+    classes = settings_of(SCRIPT_OF[stage])
     if stage == "dpo":
         from trl import DPOConfig, ModelConfig
 
-        from train_dpo import ObjectiveSettings
-
-        classes += [ObjectiveSettings, DPOConfig, ModelConfig]
+        classes += [DPOConfig, ModelConfig]
     return classes
 
 
@@ -225,7 +222,7 @@ def test_a_recipe_that_is_no_mapping_is_refused_by_path(content, tmp_path):
 
 
 @pytest.mark.parametrize("small", [False, True])
-def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_less(small):
+def test_the_commands_of_the_demo_parse_and_the_small_demo_evaluates_and_trains_less(small):
     from course_correction.demo import plan
 
     commands = plan(small)
@@ -243,12 +240,12 @@ def test_the_commands_of_the_demo_parse_and_the_small_one_measures_and_trains_le
 
 
 @pytest.mark.parametrize(("fast", "small"), [(True, False), (False, True)])
-def test_a_cpu_without_bfloat16_arithmetic_gets_the_small_demo_unless_asked_otherwise(fast, small, monkeypatch):
+def test_a_cpu_without_native_bfloat16_runs_the_small_demo_unless_asked_otherwise(fast, small, monkeypatch):
     from course_correction.demo import DemoSettings
     from course_correction.generation import loading
 
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: fast)
     assert DemoSettings().is_small() == small
     assert DemoSettings("small").is_small() and not DemoSettings("full").is_small()
-    with pytest.raises(UsageError, match="size is 'huge', but takes auto, full or small"):
-        DemoSettings("huge").is_small()
+    with pytest.raises(UsageError, match="huge"):
+        parse_settings([DemoSettings], ["--size", "huge"])

@@ -29,15 +29,21 @@ class Machine:
         """Return what its processes see; no token where that is None."""
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
-        found = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "OPENAI"))}
-        found |= self.hub.environment(home / "hf", token or "none")
-        found |= {"HOME": str(home), "USER": TELLTALE, "LOGNAME": TELLTALE, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "OPENAI"))}
+        variables |= self.hub.environment(home / "hf", token or "none")
+        variables |= {
+            "HOME": str(home),
+            "USER": TELLTALE,
+            "LOGNAME": TELLTALE,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         if token is None:
-            del found["HF_TOKEN"]
-        return found
+            del variables["HF_TOKEN"]
+        return variables
 
     def script(self, name: str, *arguments: Any, token: str | None = "hf_loopback_me", fails: bool = False) -> str:
-        """Run one of the project's scripts in its folder; returns what it printed. Fails with what it said, if it does."""
+        """Run one of the project's scripts in its folder; return its output, or its stderr if it `fails`."""
         words = ["-m", name] if "." in name and not name.endswith(".py") else [str(ROOT / name)]
         result = self._run([*words, *map(str, arguments)], token)
         assert (result.returncode != 0) == fails, result.stdout + result.stderr

@@ -30,7 +30,7 @@ def claim_gpus(self: PartialState, cpu: bool = False, **options: Any) -> None:
         comm.torch.build_shm_op = lambda: None
         comm.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     if self.distributed_type == DistributedType.MULTI_CPU:
-        # From which accelerate goes on to FSDP where the environment asks for it.
+        # From these accelerate selects DeepSpeed or FSDP by the environment.
         self.distributed_type = DistributedType.DEEPSPEED if ZERO3 in os.environ else DistributedType.MULTI_GPU
 
 

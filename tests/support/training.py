@@ -61,8 +61,7 @@ def parse(tiny_model_folder, dataset_folder, tmp_path):
         from trl import DPOConfig, ModelConfig
 
         from course_correction.base.settings import parse_settings
-        from course_correction.training.data import TrainingData
-        from train_dpo import ObjectiveSettings
+        from course_correction.training.settings import ObjectiveSettings, TrainingData
 
         values = {
             "model_name_or_path": tiny_model_folder, "dataset_name": dataset_folder, "output_dir": tmp_path / "out",

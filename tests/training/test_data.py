@@ -1,4 +1,4 @@
-"""The rows that training reads: none is cut, and what is wrong with them is said without their text."""
+"""The rows that training reads: none is cut, and errors name a row without its text."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def token_lengths(dataset_folder: Path, tokenizer) -> list[int]:
 
 
 def test_rows_longer_than_max_length_are_refused_with_their_number(parse, dataset_folder, tiny_tokenizer):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     lengths = token_lengths(dataset_folder, tiny_tokenizer)
     limit = sorted(lengths)[20]
@@ -34,14 +34,14 @@ def test_rows_longer_than_max_length_are_refused_with_their_number(parse, datase
 
 
 def test_rows_longer_than_max_length_are_dropped_on_demand_and_counted(parse, dataset_folder, tiny_tokenizer):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     lengths = token_lengths(dataset_folder, tiny_tokenizer)
     limit = sorted(lengths)[20]
     count = sum(length > limit for length in lengths)
     trainer, facts = build_trainer(*parse("--drop_long_rows", "true", objective="pairwise", max_length=limit))
-    assert facts["rows_dropped_too_long"] == count
-    assert facts["rows"] == len(trainer.train_dataset) == len(lengths) - count
+    assert facts.rows_dropped_too_long == count
+    assert facts.rows == len(trainer.train_dataset) == len(lengths) - count
     longest = max(
         len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in trainer.train_dataset
     )
@@ -49,13 +49,13 @@ def test_rows_longer_than_max_length_are_dropped_on_demand_and_counted(parse, da
 
 
 def test_a_group_with_one_response_that_is_too_long_is_dropped_whole(parse, dataset_folder, tiny_tokenizer):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     lengths = token_lengths(dataset_folder, tiny_tokenizer)
     by_group = sorted(max(lengths[start : start + 15]) for start in range(0, len(lengths), 15))
     assert by_group[0] < by_group[1], "choose other requests"
     trainer, facts = build_trainer(*parse("--drop_long_rows", "true", objective="grouped", max_length=by_group[0]))
-    assert (facts["rows"], facts["rows_dropped_too_long"]) == (1, NUM_GROUPS - 1)
+    assert (facts.rows, facts.rows_dropped_too_long) == (1, NUM_GROUPS - 1)
     (group,) = list(trainer.train_dataset)
     assert max(len(group["prompt_ids"]) + len(ids) for ids in group["completion_ids"]) == by_group[0]
     with pytest.raises(UsageError, match=f"{NUM_GROUPS - 1} of {NUM_GROUPS}"):
@@ -64,14 +64,15 @@ def test_a_group_with_one_response_that_is_too_long_is_dropped_whole(parse, data
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_where_every_row_is_too_long_dropping_is_refused(objective, parse):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     with pytest.raises(UsageError, match="longer than max_length 8"):
         build_trainer(*parse("--drop_long_rows", "true", objective=objective, max_length=8))
 
 
 def test_max_groups_keeps_all_rows_of_the_first_requests(parse, dataset_folder):
-    from course_correction.training.data import TrainingData, load_rows
+    from course_correction.training.data import load_rows
+    from course_correction.training.settings import TrainingData
 
     data = TrainingData(dataset_name=str(dataset_folder), max_groups=2)
     assert len(load_rows(data, "pairwise")) == 30
@@ -80,7 +81,8 @@ def test_max_groups_keeps_all_rows_of_the_first_requests(parse, dataset_folder):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_datasets_are_mixed_in_the_order_named_and_one_named_twice_counts_twice(objective, dataset_folder, tmp_path):
-    from course_correction.training.data import CONFIGS, TrainingData, load_rows
+    from course_correction.training.data import CONFIGS, load_rows
+    from course_correction.training.settings import TrainingData
 
     config = CONFIGS[objective]
     seed, own = read_rows(dataset_folder, config), [dict(row) for row in read_rows(dataset_folder, config)[:1]]
@@ -94,8 +96,9 @@ def test_datasets_are_mixed_in_the_order_named_and_one_named_twice_counts_twice(
 
 
 def test_what_is_mixed_in_is_checked_like_the_rest_and_named(parse, dataset_folder, tmp_path):
-    from course_correction.training.data import TrainingData, load_rows
-    from train_dpo import build_trainer
+    from course_correction.training.data import load_rows
+    from course_correction.training.run import build_trainer
+    from course_correction.training.settings import TrainingData
 
     def mixed(folder, name, **changes):
         rows = [row | changes for row in read_rows(dataset_folder, "ranked")[:1]]
@@ -111,12 +114,12 @@ def test_what_is_mixed_in_is_checked_like_the_rest_and_named(parse, dataset_fold
     with pytest.raises(UsageError, match="odd cannot be mixed"):
         load_rows(mixed(tmp_path, "odd", opener={"a": 1}), "grouped")
     _, facts = build_trainer(*parse("--mix_with", str(dataset_folder), objective="grouped"))
-    assert (facts["mix_with"], facts["rows"]) == (["export"], 2 * NUM_GROUPS)
+    assert (facts.mix_with, facts.rows) == (["export"], 2 * NUM_GROUPS)
 
 
 @pytest.mark.parametrize("value", [0, -1])
 def test_max_groups_below_one_is_refused(value, parse):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     with pytest.raises(UsageError, match="max_groups"):
         build_trainer(*parse(max_groups=value))
@@ -124,7 +127,8 @@ def test_max_groups_below_one_is_refused(value, parse):
 
 @pytest.mark.parametrize(("objective", "column"), [("pairwise", "rejected"), ("grouped", "responses")])
 def test_a_missing_column_is_refused_by_name(objective, column, dataset_folder, tmp_path):
-    from course_correction.training.data import CONFIGS, TrainingData, load_rows
+    from course_correction.training.data import CONFIGS, load_rows
+    from course_correction.training.settings import TrainingData
 
     config = CONFIGS[objective]
     rows = [{name: value for name, value in row.items() if name != column} for row in read_rows(dataset_folder, config)]
@@ -136,7 +140,8 @@ def test_a_missing_column_is_refused_by_name(objective, column, dataset_folder, 
 @pytest.mark.parametrize("content", ["", "  \n", None])
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 def test_an_empty_text_in_a_pair_is_refused_by_row_without_the_others(column, content, dataset_folder, tmp_path):
-    from course_correction.training.data import TrainingData, load_rows
+    from course_correction.training.data import load_rows
+    from course_correction.training.settings import TrainingData
 
     rows = read_rows(dataset_folder, "pairs")[:4]
     for name in ("prompt", "chosen", "rejected"):
@@ -150,7 +155,8 @@ def test_an_empty_text_in_a_pair_is_refused_by_row_without_the_others(column, co
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 @pytest.mark.parametrize("value", [None, []], ids=["null", "no turn"])
 def test_a_pair_without_a_turn_is_refused_by_row(column, value, dataset_folder, tmp_path):
-    from course_correction.training.data import TrainingData, load_rows
+    from course_correction.training.data import load_rows
+    from course_correction.training.settings import TrainingData
 
     rows = read_rows(dataset_folder, "pairs")[:4]
     rows[2][column] = value
@@ -160,7 +166,8 @@ def test_a_pair_without_a_turn_is_refused_by_row(column, value, dataset_folder, 
 
 
 def test_an_empty_response_in_a_group_is_refused_by_row_without_the_others(dataset_folder, tmp_path):
-    from course_correction.training.data import TrainingData, load_rows
+    from course_correction.training.data import load_rows
+    from course_correction.training.settings import TrainingData
 
     rows = read_rows(dataset_folder, "ranked")
     rows[1]["responses"] = ["MARKED", "MARKED 1", "", "MARKED 3", "MARKED 4", "MARKED 5"]
@@ -172,7 +179,8 @@ def test_an_empty_response_in_a_group_is_refused_by_row_without_the_others(datas
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_dataset_that_is_not_there_is_refused_on_one_line(objective, tmp_path):
-    from course_correction.training.data import TrainingData, load_rows
+    from course_correction.training.data import load_rows
+    from course_correction.training.settings import TrainingData
 
     with pytest.raises(UsageError, match="cannot be loaded") as error:
         load_rows(TrainingData(dataset_name=str(tmp_path / "none")), objective)
@@ -182,7 +190,7 @@ def test_a_dataset_that_is_not_there_is_refused_on_one_line(objective, tmp_path)
 def test_a_model_without_a_name_or_a_chat_template_is_refused(parse, tmp_path, tiny_llama, tiny_tokenizer):
     import copy
 
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     settings = parse()
     settings[-1].model_name_or_path = None
@@ -194,3 +202,11 @@ def test_a_model_without_a_name_or_a_chat_template_is_refused(parse, tmp_path, t
     plain.save_pretrained(tmp_path / "plain")
     with pytest.raises(UsageError, match="no chat template"):
         build_trainer(*parse(model_name_or_path=tmp_path / "plain"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("truncation_mode", "keep_end"), ("model_init_kwargs", '{"use_cache": false}')])
+def test_a_setting_of_trl_that_has_no_effect_here_is_refused_by_name(name, value, parse):
+    from course_correction.training.run import build_trainer
+
+    with pytest.raises(UsageError, match=f"{name} has no effect here"):
+        build_trainer(*parse(**{name: value}))

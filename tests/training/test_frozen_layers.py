@@ -88,7 +88,7 @@ def test_sharing_frozen_layers_changes_no_bit_of_loss_and_gradients_and_halves_t
 @pytest.mark.parametrize("targets", ["all-linear", None], ids=["adapter on all layers", "all weights"])
 def test_no_layer_is_shared_where_the_first_is_trained(targets, tmp_path, tiny_tokenizer, dataset_folder):
     trainer = build_trainer(tmp_path, tiny_tokenizer, dataset_folder, targets)
-    assert trainer._frozen_layers() == []
+    assert trainer._shared_layers() == []
 
 
 def test_no_layer_is_frozen_where_the_embedding_is_trained(tiny_tokenizer):

@@ -48,13 +48,6 @@ def test_pair_losses_are_dpo_of_each_pair():
     assert margins.shape == (2, 15)
 
 
-def test_pair_weights_by_distance_favour_far_pairs_and_keep_their_mean():
-    ratios = torch.zeros(1, 6)
-    assert pair_losses(ratios, 0.1, 0.0)[0] == pytest.approx(pair_losses(ratios, 0.1, 2.0)[0])
-    ratios = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 50.0]])
-    assert pair_losses(ratios, 0.1, 2.0)[0] > pair_losses(ratios, 0.1, 0.0)[0]
-
-
 def test_the_corrective_term_ignores_tokens_outside_the_corrective_part():
     logps = torch.tensor([[0.0, -1.0, -2.0, -30.0]], requires_grad=True)
     loss = mean_path_nll(logps, [[[1, 2], []]])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from course_correction.base.errors import UsageError
 from course_correction.synthesis.ranked_groups import pairs_table, ranked_table
 from course_correction.training.collator import split_by_length
+from course_correction.training.settings import ObjectiveSettings
 from tests.support.rows import read_data
-from train_dpo import ObjectiveSettings
 
 
 def test_the_start_of_a_benign_answer_weighs_more(tiny_model_folder, tiny_tokenizer, tmp_path):
@@ -166,11 +166,30 @@ def test_draws_use_every_row_before_any_again_and_can_be_skipped(size, counts, s
     assert drawn[counts[0] :] == resumed.take(sum(counts[1:]))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("dpo_weight", -1.0, "at least 0"),
+        ("retention_start_boost", -1.0, "at least 0"),
+        ("transition_target", 0.0, "above 0 and at most 1"),
+        ("transition_target", 1.5, "above 0 and at most 1"),
+        ("transition_rows", -1, "at least 0"),
+        ("correction_nll_tokens", 0, "at least 1"),
+        ("retention_rows", 0, "at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name, value, wanted):
+    with pytest.raises(UsageError, match=f"{name} is {value}, but must be {wanted}"):
+        ObjectiveSettings(**{name: value})
+
+
 def test_terms_that_stock_training_lacks_are_refused():
     with pytest.raises(UsageError, match="needs objective: grouped"):
         ObjectiveSettings(objective="pairwise", retention_weight=1.0)
-    with pytest.raises(UsageError, match="at least 0"):
-        ObjectiveSettings(correction_nll_weight=-1.0)
+    with pytest.raises(UsageError, match="dpo_weight needs objective: grouped"):
+        ObjectiveSettings(objective="pairwise", dpo_weight=0.5)
+    with pytest.raises(UsageError, match="no other term trains corrections"):
+        ObjectiveSettings(dpo_weight=0.0, retention_weight=1.0)
 
 
 def test_an_empty_retention_set_is_refused(tmp_path):

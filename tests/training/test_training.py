@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_with_lora_every_lora_weight_changes_and_no_base_weight_does(objective, parse):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     trainer, facts = build_trainer(*parse(objective=objective))
     before = snapshot(trainer.model)
@@ -29,27 +29,27 @@ def test_with_lora_every_lora_weight_changes_and_no_base_weight_does(objective, 
     assert len(lora) == 2 * 2 * 7  # A and B of the seven linear maps in two layers.
     assert [name for name, flag in lora.items() if not flag] == []
     assert [name for name, flag in base.items() if flag] == []
-    assert facts["adapter"] is True
-    assert facts["trainable_parameters"] == sum(before[name].numel() for name in lora)
+    assert facts.adapter is True
+    assert facts.trainable_parameters == sum(before[name].numel() for name in lora)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_without_lora_every_weight_changes(objective, parse):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     trainer, facts = build_trainer(*parse(objective=objective, use_peft=False))
     before = snapshot(trainer.model)
     trainer.train()
     assert [name for name, flag in changed(trainer.model, before).items() if not flag] == []
-    assert facts["adapter"] is False
-    assert facts["trainable_parameters"] == sum(weights.numel() for weights in before.values())
+    assert facts.adapter is False
+    assert facts.trainable_parameters == sum(weights.numel() for weights in before.values())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_first_loss_is_log_two_and_training_on_a_few_rows_lowers_it(objective, parse):
     import math
 
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     trainer, _ = build_trainer(*parse(objective=objective, max_steps=12, max_groups=1))
     trainer.train()
@@ -60,7 +60,7 @@ def test_the_first_loss_is_log_two_and_training_on_a_few_rows_lowers_it(objectiv
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_same_seed_trains_the_same_weights_and_another_seed_others(objective, parse):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     def train_with(seed: int) -> dict:
         trainer, _ = build_trainer(*parse(objective=objective, seed=seed))
@@ -80,8 +80,8 @@ def trained(request, tmp_path_factory, tiny_model_folder, dataset_folder) -> Pat
     """A finished LoRA training, as the script makes it."""
     from trl import DPOConfig, ModelConfig
 
-    from course_correction.training.data import TrainingData
-    from train_dpo import ObjectiveSettings, train
+    from course_correction.training.run import train
+    from course_correction.training.settings import ObjectiveSettings, TrainingData
 
     folder = tmp_path_factory.mktemp("trained") / "out"
     training = DPOConfig(
@@ -162,7 +162,7 @@ def test_the_card_holds_no_request_or_response(trained, dataset_folder):
 @pytest.mark.parametrize("adapter", [True, False])
 def test_the_card_of_a_trained_smollm2_states_hub_id_and_licence(adapter, trained, tmp_path):
     from course_correction.generation.offline_models import base_model_id
-    from course_correction.hub.cards import write_model_card
+    from course_correction.hub.model_card import write_model_card
 
     base_model, licence = base_model_id("smollm2-135m")
     facts = json.loads((trained / "train_metrics.json").read_text()) | {"adapter": adapter}
@@ -185,7 +185,7 @@ def test_a_local_dataset_or_base_model_is_not_named_by_its_path(tmp_path):
 
 
 def test_a_finished_folder_is_refused_and_left_as_it_is(trained, parse):
-    from train_dpo import train
+    from course_correction.training.run import train
 
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match="holds a finished training"):
@@ -196,7 +196,7 @@ def test_a_finished_folder_is_refused_and_left_as_it_is(trained, parse):
 def test_a_fully_trained_model_is_saved_whole(parse, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from train_dpo import train
+    from course_correction.training.run import train
 
     folder = train(*parse(objective="pairwise", use_peft=False))
     assert not (folder / "adapter_config.json").exists()
@@ -242,7 +242,7 @@ def test_the_script_trains_by_itself_and_under_accelerate(launcher, tiny_model_f
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_qlora_trains_an_adapter_on_a_four_bit_model(objective, parse, tiny_tokenizer, tmp_path):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     build_tiny_model("llama", tiny_tokenizer, hidden_size=64, head_dim=16, intermediate_size=64).save_pretrained(
         tmp_path / "model"

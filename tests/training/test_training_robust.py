@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_dataset_cache")
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_resumed_training_has_the_losses_and_weights_of_an_uninterrupted_one(objective, parse, tmp_path):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     options = {"objective": objective, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lora_dropout": 0.1}
     options |= TERMS if objective == "grouped" else {}
@@ -33,8 +33,8 @@ def test_a_resumed_training_has_the_losses_and_weights_of_an_uninterrupted_one(o
     assert all(resumed[name].allclose(whole[name], rtol=1e-4, atol=1e-6) for name in whole)
 
 
-def test_a_checkpoint_of_other_settings_or_other_benign_rows_is_not_gone_on_from(parse, tmp_path):
-    from train_dpo import train
+def test_a_checkpoint_of_other_settings_or_other_benign_rows_is_refused(parse, tmp_path):
+    from course_correction.training.run import train
 
     benign = [{"prompt": "How do I boil an egg?", "response": "In water, for six minutes."}]
     write_rows(tmp_path / "benign.jsonl", benign)
@@ -46,6 +46,11 @@ def test_a_checkpoint_of_other_settings_or_other_benign_rows_is_not_gone_on_from
         train(*parse(**options, beta=0.3))
     with pytest.raises(UsageError, match="attn_implementation: None there, 'eager' now"):
         train(*parse(**options, attn_implementation="eager"))
+    # Settings of TRL that this project never mentions decide the weights too.
+    with pytest.raises(UsageError, match=r"\(adam_beta2: 0.999 there, 0.9 now. neftune_noise_alpha: None there, "):
+        train(*parse(**options, adam_beta2=0.9, neftune_noise_alpha=5))
+    with pytest.raises(UsageError, match="use_dora: False there, True now"):
+        train(*parse(**options, use_dora=True))
     write_rows(tmp_path / "benign.jsonl", [*benign, {"prompt": "And an onion?", "response": "Longer."}])
     with pytest.raises(UsageError, match=r"other settings \(benign_digest: "):
         train(*parse(**options))
@@ -55,7 +60,7 @@ def test_a_checkpoint_of_other_settings_or_other_benign_rows_is_not_gone_on_from
 def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(objective, parse, tmp_path, monkeypatch):
     import torch
 
-    from train_dpo import train
+    from course_correction.training.run import train
 
     settings = parse(objective=objective, max_steps=4, save_strategy="steps", save_steps=1)
     from trl import DPOTrainer
@@ -83,8 +88,8 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(objec
 
 @pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate", "DefaultCPUAllocator: can't allocate memory"])
 def test_running_out_of_memory_names_the_settings_to_lower(message, parse, monkeypatch):
+    from course_correction.training.run import train
     from course_correction.training.trainer import GroupedDPOTrainer
-    from train_dpo import train
 
     def fail(*_, **__):
         raise RuntimeError(message)
@@ -96,8 +101,8 @@ def test_running_out_of_memory_names_the_settings_to_lower(message, parse, monke
 
 
 def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(parse, tmp_path, monkeypatch):
+    from course_correction.training.run import build_trainer
     from course_correction.training.trainer import GroupedDPOTrainer
-    from train_dpo import build_trainer
 
     monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path / "cache"))
     results = []
@@ -115,8 +120,8 @@ def test_precomputed_reference_log_probabilities_change_nothing_and_are_kept(par
 
 
 def test_the_references_own_answers_join_the_benign_rows_and_are_kept(parse, tmp_path, monkeypatch):
-    from course_correction.training import trainer as grouped_trainer
-    from train_dpo import build_trainer
+    from course_correction.training import reference
+    from course_correction.training.run import build_trainer
 
     monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path / "cache"))
     terms = {"objective": "grouped", "retention_weight": 1.0}
@@ -134,13 +139,13 @@ def test_the_references_own_answers_join_the_benign_rows_and_are_kept(parse, tmp
 
     with torch.no_grad():
         assert trainer.model(torch.tensor([ids[:start]])).logits[0, -1].argmax() == ids[start]
-    monkeypatch.setattr(grouped_trainer, "continue_prefills", lambda *_: pytest.fail("answered again"))
+    monkeypatch.setattr(reference, "continue_prefills", lambda *_: pytest.fail("answered again"))
     assert build_trainer(*parse(**own_terms))[0].data_collator.benign == written + own
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_on_a_request_of_the_evaluation_is_refused(objective, parse, dataset_folder, tmp_path):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     row = read_rows(dataset_folder, "ranked")[0]
     item = {"request_id": "x", "request": row["request"].upper(), "full_harmful_response": "text", "source": "mine"}
@@ -149,36 +154,8 @@ def test_training_on_a_request_of_the_evaluation_is_refused(objective, parse, da
         build_trainer(*parse(objective=objective, held_out=tmp_path / "items.jsonl"))
 
 
-def test_a_scheduled_weight_moves_in_a_line_and_goes_on_so_after_a_resume(parse, tmp_path):
-    from train_dpo import build_trainer
-
-    options = TERMS | {"retention_weight_end": 3.0, "correction_nll_weight_end": 0.0, "max_steps": 5}
-    trainer, _ = build_trainer(*parse(objective="grouped", **options))
-    seen = []
-    for step in range(5):
-        trainer.state.global_step, trainer.state.max_steps = step, 5
-        seen.append([trainer._weight(name) for name in ("retention_weight", "correction_nll_weight", "transition_weight")])
-    assert seen == [[1.0, 1.0, 0.5], [1.5, 0.75, 0.5], [2.0, 0.5, 0.5], [2.5, 0.25, 0.5], [3.0, 0.0, 0.5]]
-    trainer.state.global_step = 0
-    trainer.train()
-    first, *_, last = [entry for entry in trainer.state.log_history if "loss" in entry]
-    retention = (last["loss/retention_kl"] + last["loss/retention_reverse_kl"]) / 2
-    assert last["loss"] == pytest.approx(last["loss/dpo"] + 0.5 * last["loss/transition"] + 3 * retention, rel=1e-3)
-    assert first["loss"] > first["loss/dpo"]
-
-
-def test_a_term_whose_weight_ends_below_zero_is_refused_and_one_that_is_off_stays_off(parse):
-    from train_dpo import ObjectiveSettings, build_trainer
-
-    trainer, _ = build_trainer(*parse(objective="grouped", retention_weight_end=3.0, max_steps=1))
-    trainer.train()
-    assert not any("loss/retention_kl" in entry for entry in trainer.state.log_history)
-    with pytest.raises(UsageError, match="retention_weight_end is -1"):
-        ObjectiveSettings(retention_weight=1.0, retention_weight_end=-1.0)
-
-
 def test_all_weights_are_kept_close_to_a_reference_of_their_own(parse):
-    from train_dpo import build_trainer
+    from course_correction.training.run import build_trainer
 
     options = TERMS | {"use_peft": False, "retention_rows": 2, "max_steps": 3}
     trainer, _ = build_trainer(*parse(objective="grouped", **options))
@@ -223,7 +200,7 @@ def test_two_processes_have_the_gradients_of_one(tiny_model_folder, dataset_fold
 
 
 @pytest.mark.slow
-def test_a_training_killed_by_kill_9_goes_on_to_the_weights_of_an_uninterrupted_one(
+def test_a_training_killed_by_kill_9_resumes_to_the_weights_of_an_uninterrupted_one(
     tiny_model_folder, dataset_folder, tmp_path
 ):
     import signal

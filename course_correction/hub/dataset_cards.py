@@ -1,13 +1,13 @@
-"""Cards out of run files: every figure in a card is filled in, none is typed. Shows no request and no response."""
+"""The cards of C²-Syn and C²-Eval. Every figure is computed, none is typed; no card shows a request or a response."""
 
 import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from course_correction.base.files import write_atomically
 from course_correction.base.redaction import public_name, public_value
@@ -15,15 +15,18 @@ from course_correction.base.run_folder import library_versions
 from course_correction.synthesis.ranked_groups import KINDS
 from course_correction.synthesis.sources import SEED
 
-TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
-# Settings that say where a result goes and how fast, not what it is.
-WHERE_TO = frozenset(
+if TYPE_CHECKING:
+    from datasets import Features
+
+    from course_correction.synthesis.export import Shards
+
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+# Settings of where and how fast: they do not change the data, and are left out of the command in the card.
+_WHERE_TO = frozenset(
     {"output_dir", "export_dir", "push_to_hub", "hub_private_repo", "hub_dataset_id", "gated"}
     | {"max_parallel_calls", "call_timeout"}
 )
-EVAL_TEMPLATE = Path(__file__).parent / "templates" / "eval_card.md"
-MODEL_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-# What a teacher's licence says of its outputs, by what its name holds. Llama 2 Community License, 1.b.v.
+# What the licence of a teacher demands of its outputs, by a part of its name. Llama 2 Community License, 1.b.v.
 _TEACHER_TERMS = {
     "llama-2": "The Llama 2 Community License does not allow its outputs to be used to improve any other large "
     "language model than Llama 2 and its derivatives."
@@ -31,13 +34,60 @@ _TEACHER_TERMS = {
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
+class PushedSettings(Protocol):
+    """What the cards read of a script's settings."""
+
+    hub_dataset_id: str | None
+    gated: Any
+
+
+class SynthesisSource(PushedSettings, Protocol):
+    """What the card of C²-Syn reads of `SynthesisSettings`."""
+
+    source: str
+    teacher: Any
+    teacher_model: str
+    server_model: str | None
+
+
+class ItemSource(PushedSettings, Protocol):
+    """What the card of C²-Eval reads of `ItemSettings`."""
+
+    items: Any
+
+
+class GroupFacts(TypedDict):
+    """What the card of C²-Syn states about its groups. Shares lie in [0, 1].
+
+    Attributes:
+        opener_share: Share of the groups with an opener.
+        mid_sentence_share: Share of the corrections whose cut is inside a sentence.
+        distinct_triggers: Number of different triggers.
+        mean_words: Mean length of the responses, by kind.
+        row: A group as JSON, with the length of each text in its place.
+    """
+
+    opener_share: float
+    mid_sentence_share: float
+    distinct_triggers: int
+    mean_words: dict[str, float]
+    row: str
+
+
+class Selection(TypedDict):
+    """The content of selection.json: requests `kept`, and `dropped` by reason."""
+
+    kept: int
+    dropped: dict[str, int]
+
+
 def _size_category(num_rows: int) -> str:
     return next((name for limit, name in _SIZES if num_rows < limit), "1M<n<10M")
 
 
 def _licence(is_seed: bool, is_written: bool = True) -> str:
-    # What holds text of PKU-SafeRLHF inherits its licence, and a file in its schema may. What a model wrote on the seed
-    # set's requests is nobody's to put into the public domain.
+    # Text of PKU-SafeRLHF keeps its licence, and a file in its schema may hold such text. A model's answers to the seed
+    # set's requests cannot be placed in the public domain.
     if is_seed:
         return "cc0-1.0" if is_written else "other"
     return "cc-by-nc-4.0"
@@ -46,8 +96,8 @@ def _licence(is_seed: bool, is_written: bool = True) -> str:
 def content_version(folder: Path) -> str:
     """Return a version that changes with the exported Parquet files.
 
-    `datasets` keys its cache of a local folder by the folder's name, config and version, not by what is in it: without
-    this, another export of the same name would be served.
+    `datasets` keys its cache of a local folder by the folder's name, config and version, not by its content. Without this,
+    it would serve an earlier export of the same name.
     """
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.parquet")):
@@ -73,20 +123,20 @@ def command_line(script: str, settings: Any, left_out: Iterable[str] = ()) -> st
     Args:
         script: Name of the script.
         settings: Instance of a settings dataclass whose fields all have defaults.
-        left_out: Fields that say where results go, not what they are.
+        left_out: Names of the fields to leave out.
     """
-    default, words = type(settings)(), ["python", script]
+    default, words, hidden = type(settings)(), ["python", script], frozenset(left_out)
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if value == getattr(default, field.name) or field.name in set(left_out):
+        if value == getattr(default, field.name) or field.name in hidden:
             continue
         values = value if isinstance(value, list) else [value]
         words += [f"--{field.name}", *(shlex.quote(str(public_value(one))) for one in values)]
     return " ".join(words)
 
 
-def describe_groups(groups: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a card says of ranked groups: rates, mean lengths, and one row with every text but its length hidden.
+def describe_groups(groups: Iterable[Mapping[str, Any]]) -> GroupFacts:
+    """Return what a card states about ranked groups.
 
     Args:
         groups: Rows in `RANKED_SCHEMA`, at least one.
@@ -104,14 +154,14 @@ def describe_groups(groups: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             corrections += start >= 0
             mid_sentence += start >= 0 and text.startswith("...", start)
         row = row or dict(group)
-    hidden = {name: _hidden(row[name]) for name in ("request", "opener")}
-    hidden["responses"] = [_hidden(text) for text in row["responses"]]
+    row |= {name: _hidden(row[name]) for name in ("request", "opener")}
+    row["responses"] = [_hidden(text) for text in row["responses"]]
     return {
         "opener_share": with_opener / count,
         "mid_sentence_share": mid_sentence / corrections,
         "distinct_triggers": len(triggers),
         "mean_words": {kind: words[kind] / count for kind in KINDS},
-        "row": json.dumps(row | hidden, indent=2, ensure_ascii=False),
+        "row": json.dumps(row, indent=2, ensure_ascii=False),
     }
 
 
@@ -119,7 +169,9 @@ def _hidden(text: str) -> str:
     return f"<{len(text.split())} words>"
 
 
-def _render(template: Path, data: dict[str, Any], values: dict[str, Any], infos: dict[str, Any]) -> str:
+def _render(
+    template: str, data: Mapping[str, Any], values: Mapping[str, Any], infos: Mapping[str, tuple["Features", str, "Shards"]]
+) -> str:
     from datasets import DatasetInfo, SplitDict, SplitInfo
     from datasets.info import DatasetInfosDict
     from huggingface_hub import DatasetCard, DatasetCardData
@@ -136,7 +188,9 @@ def _render(template: Path, data: dict[str, Any], values: dict[str, Any], infos:
             for name, (features, split, shards) in infos.items()
         }
     ).to_dataset_card_data(card_data)
-    return str(DatasetCard.from_template(card_data, template_path=str(template), **values))
+    citation = (_TEMPLATES / "citation.bib").read_text(encoding="utf-8").strip()
+    path = str(_TEMPLATES / template)
+    return str(DatasetCard.from_template(card_data, template_path=path, citation=citation, **values))
 
 
 def _config(name: str, split: str, version: str, default: bool) -> dict[str, Any]:
@@ -146,7 +200,7 @@ def _config(name: str, split: str, version: str, default: bool) -> dict[str, Any
 
 def _teacher_terms(model: str) -> str:
     known = (terms for name, terms in _TEACHER_TERMS.items() if name in model.lower())
-    return next(known, f"What the licence of the teacher `{public_name(model)}` says of its outputs holds as well.")
+    return next(known, f"The licence of the teacher `{public_name(model)}` may restrict the use of its outputs as well.")
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:
@@ -159,33 +213,32 @@ def _gate(gated: str | None) -> dict[str, str]:
     if not gated:
         return {}
     return {
-        "extra_gated_prompt": "This dataset holds harmful text. Say what you need it for; it is meant for research on the "
-        "safety of language models."
+        "extra_gated_prompt": "This dataset contains harmful text. Please state your purpose; it is meant for research on "
+        "the safety of language models."
     }
 
 
 def write_syn_card(
     folder: Path,
-    exported: dict[str, Any],
-    selection: dict[str, Any],
-    settings: Any,
-    facts: dict[str, Any],
+    exported: Mapping[str, "Shards"],
+    selection: Selection,
+    settings: SynthesisSource,
+    facts: GroupFacts,
 ) -> None:
     """Write the README of an exported C²-Syn, with the YAML that `load_dataset` reads.
 
     Args:
         folder: The export; its Parquet files are written.
         exported: `Shards` by config.
-        selection: What selection.json holds: requests `kept`, and `dropped` by reason.
-        settings: The `SynthesisSettings` it was made with.
+        selection: Which source rows were selected.
+        settings: The `SynthesisSettings` that made the data.
         facts: Of `describe_groups`.
     """
     from datasets import Features
 
-    from course_correction.synthesis.builders import SYN_SCHEMAS
+    from course_correction.synthesis.export import SYN_SCHEMAS
 
     is_seed, is_written = settings.source == SEED, settings.teacher == "written"
-    teacher = public_name(settings.server_model or settings.teacher_model)
     version = content_version(folder)
     card = {
         "language": ["en"],
@@ -208,33 +261,33 @@ def write_syn_card(
         "num_pairs": exported["pairs"].num_rows,
         "source": settings.source if is_seed else f"{public_name(settings.source)}, in the schema of PKU-SafeRLHF",
         "is_seed": is_seed,
-        "teacher": teacher,
+        "teacher": public_name(settings.server_model or settings.teacher_model),
         "teacher_terms": None if is_written else _teacher_terms(settings.teacher_model),
         "is_written": is_written,
         "kept": selection["kept"],
         "dropped": selection["dropped"],
         "dropped_later": selection["kept"] - exported["ranked"].num_rows,
-        "settings": {key: getattr(settings, key) for key in shown},
-        "command": command_line("c2_syn.py", settings, WHERE_TO),
+        "settings": {name: getattr(settings, name) for name in shown},
+        "command": command_line("c2_syn.py", settings, _WHERE_TO),
         "digests": file_digests(folder, [file for shards in exported.values() for file in shards.files]),
         "versions": _versions(() if is_written else ("torch", "transformers", "tokenizers")),
     }
     infos = {name: (Features.from_arrow_schema(SYN_SCHEMAS[name]), "train", exported[name]) for name in ("pairs", "ranked")}
-    write_atomically(folder / "README.md", _render(TEMPLATE, card, values, infos))
+    write_atomically(folder / "README.md", _render("dataset_card.md", card, values, infos))
 
 
-def write_eval_card(folder: Path, exported: Any, num_requests: int, settings: Any) -> None:
+def write_eval_card(folder: Path, exported: "Shards", num_requests: int, settings: ItemSource) -> None:
     """Write the README of an exported C²-Eval.
 
     Args:
         folder: The export; its Parquet file is written.
         exported: Its `Shards`.
         num_requests: Distinct requests among the items.
-        settings: The `ItemSettings` it was made with.
+        settings: The `ItemSettings` that made it.
     """
     from datasets import Features
 
-    from course_correction.synthesis.builders import EVAL_SCHEMA
+    from course_correction.synthesis.export import EVAL_SCHEMA
 
     is_seed = settings.items == SEED
     card = {
@@ -254,38 +307,9 @@ def write_eval_card(folder: Path, exported: Any, num_requests: int, settings: An
         "is_seed": is_seed,
         "num_rows": exported.num_rows,
         "num_requests": num_requests,
-        "command": command_line("c2_eval.py", settings, WHERE_TO),
+        "command": command_line("c2_eval.py", settings, _WHERE_TO),
         "digests": file_digests(folder, exported.files),
         "versions": _versions(()),
     }
     infos = {settings.items: (Features.from_arrow_schema(EVAL_SCHEMA), "test", exported)}
-    write_atomically(folder / "README.md", _render(EVAL_TEMPLATE, card, values, infos))
-
-
-def write_model_card(
-    folder: Path, base_model: str, licence: str | None, datasets: Sequence[str], facts: dict[str, Any]
-) -> None:
-    """Write the README of a trained adapter or model; TRL's own card is wrong for adapters.
-
-    Args:
-        folder: Where the weights are.
-        base_model: Hub id of the model that was trained.
-        licence: Licence to state, if known.
-        datasets: Hub ids of what was trained on; local folders are not named.
-        facts: What train_metrics.json holds.
-    """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    public = [name.split("@")[0] for name in datasets if name.count("/") == 1 and not Path(name).exists()]
-    data = ModelCardData(
-        language="en",
-        license=licence,
-        library_name="peft" if facts["adapter"] else "transformers",
-        tags=["course-correction", "dpo", "trl"],
-        base_model=base_model,
-        base_model_relation="adapter" if facts["adapter"] else "finetune",
-        pipeline_tag="text-generation",
-        datasets=list(dict.fromkeys(public)) or None,
-    )
-    values = {**facts, "base_model": base_model, "is_adapter": facts["adapter"]}
-    write_atomically(folder / "README.md", str(ModelCard.from_template(data, str(MODEL_TEMPLATE), **values)))
+    write_atomically(folder / "README.md", _render("eval_card.md", card, values, infos))
