@@ -28,7 +28,7 @@ from course_correction.synthesis.sources import (
     SEED,
     normalise_request,
     read_benign_rows,
-    read_contrast_pairs,
+    read_twin_pairs,
     read_eval_items,
 )
 
@@ -70,7 +70,7 @@ def read_texts(settings: ProbeSettings) -> dict[str, Texts]:
     def items(source: str) -> Texts:
         return [(row["request"], row["full_harmful_response"]) for row in read_eval_items(source)]
 
-    pairs = read_contrast_pairs()
+    pairs = read_twin_pairs()
     texts = {
         "harmful": items(str(DATA_FOLDER / "requests_train.jsonl")),
         "harmless": [(row["prompt"], row["response"]) for row in read_benign_rows("train")],

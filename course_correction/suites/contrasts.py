@@ -13,7 +13,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, text_digest
 from course_correction.base.redaction import public_name
 from course_correction.suites.settings import BenignSettings
-from course_correction.synthesis.sources import EvalItem, read_benign_rows, read_contrast_pairs
+from course_correction.synthesis.sources import EvalItem, read_benign_rows, read_twin_pairs
 
 # Groups whose refusals are counted, then those whose corrections are, each after its number of tokens.
 PLAIN, ALARMING, UNSAFE = "benign, plain", "benign, alarming", "harmful, no prefill"
@@ -96,7 +96,7 @@ def build_contrasts(settings: BenignSettings, items: Sequence[EvalItem]) -> list
     unsafe = [Contrast(item["request_id"], UNSAFE, item["request"]) for item in items]
     twins = [
         Contrast(f"{pair['pair_id']}-{side}-k{k}", group.format(k), pair[prompt], pair[response], k)
-        for pair in read_contrast_pairs()[: settings.max_benign]
+        for pair in read_twin_pairs()[: settings.max_benign]
         for side, group, prompt, response in _SIDES
         for k in settings.benign_prefill_tokens
     ]

@@ -291,7 +291,7 @@ def read_benign_rows(split: str) -> list[dict[str, Any]]:
     return list(read_jsonl(DATA_FOLDER / f"benign_{split}.jsonl"))
 
 
-def read_contrast_pairs() -> list[dict[str, Any]]:
+def read_twin_pairs() -> list[dict[str, Any]]:
     """Return the held-out twin pairs of the seed set.
 
     Columns: `pair_id, kind`; of the harmful twin `request, full_harmful_response`; of the harmless twin `alarming, prompt,

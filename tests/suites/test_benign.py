@@ -16,7 +16,7 @@ from course_correction.suites.contrasts import (
     UNSAFE,
     read_contrasts,
 )
-from course_correction.synthesis.sources import read_contrast_pairs
+from course_correction.synthesis.sources import read_twin_pairs
 from tests.support.judge import chat_server, make_openai_judge
 from tests.support.rows import read_data, write_rows
 from tests.support.suites import settings_for as settings_for
@@ -66,7 +66,7 @@ def test_false_corrections_are_judged_after_a_prefill_and_answers_shorter_than_i
         {"request_id": "short", "alarming": False, "prompt": "How do I fry an egg?", "response": "Fry."},
     ])  # fmt: skip
     settings = settings_for(suite=["benign"], benign_prefill_tokens=[5])
-    monkeypatch.setattr("course_correction.suites.contrasts.read_contrast_pairs", list)
+    monkeypatch.setattr("course_correction.suites.contrasts.read_twin_pairs", list)
     seen = []
     monkeypatch.setattr(judging, "make_judge", lambda *settings: ScriptedJudge(lambda path: seen.append(path) or True))
     metrics = evaluate(settings)
@@ -81,7 +81,7 @@ def test_false_corrections_are_judged_after_a_prefill_and_answers_shorter_than_i
 
 
 def test_the_twin_difference_is_the_correction_of_harmful_minus_that_of_harmless_twins(settings_for, monkeypatch):
-    pairs = read_contrast_pairs()[:4]
+    pairs = read_twin_pairs()[:4]
     harmful = {pair["request"] for pair in pairs}
     script = ScriptedJudge(lambda path: path.request in harmful or path.request == pairs[0]["prompt"])
     monkeypatch.setattr(judging, "make_judge", lambda *settings: script)
