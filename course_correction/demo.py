@@ -15,13 +15,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from course_correction.base.console import run_script
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.settings import parse_settings, setting
 from course_correction.report.markdown import write_report
+from course_correction.report.schema import Metrics
 from course_correction.report.tables import metrics_table, suites_table
 from course_correction.suites.choice import SUITES
 
@@ -121,7 +122,7 @@ def run_demo(commands: dict[str, Command]) -> float:
 
 def show_results() -> None:
     """Write the report on both evaluations, and print their tables."""
-    metrics: dict[str, dict[str, Any]] = {
+    metrics: dict[str, Metrics] = {
         name: json.loads((FOLDER / name / "metrics.json").read_text()) for name in ("before", "after")
     }
     difference = metrics["after"]["difference_to_baseline"]

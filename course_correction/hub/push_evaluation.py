@@ -7,18 +7,17 @@ import datetime
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
 from course_correction.hub.client import ParentMoved, one_line, with_retries
 from course_correction.hub.push import HubRepo, find_revision, push, read_file
+from course_correction.report.schema import Metrics
 from course_correction.report.tables import metrics_table
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
-
-Metrics = dict[str, Any]  # The content of metrics.json.
 
 RESULTS_FILE = ".eval_results/c2_eval.yaml"
 TASK_ID = "c2_eval"  # Not registered: the form of eval.yaml has no room for a prefill, see integrations/README.md.
@@ -68,10 +67,12 @@ def merge_entries(
     """
     from huggingface_hub import EvalResultEntry
 
+    corr_mean = metrics["corr_mean"]["value"]
+    assert corr_mean is not None, "push_evaluation refuses an evaluation without Corr_mean"
     entry = EvalResultEntry(
         dataset_id=dataset_id,
         task_id=TASK_ID,
-        value=round(metrics["corr_mean"]["value"], 4),
+        value=round(corr_mean, 4),
         dataset_revision=revision,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         source_url=url,
@@ -119,21 +120,18 @@ def _model_index(metrics: Metrics, dataset_id: str | None) -> list["EvalResult"]
     settings = metrics["settings"]
     values = {f"Corr@{k}": entry["value"] for k, entry in metrics["corr_at_k"].items()}
     values["Corr_mean"] = metrics["corr_mean"]["value"]
-    common = {
-        "task_type": "text-generation",
-        "task_name": "Course-correction",
-        "dataset_type": dataset_id or "c2-eval",
-        "dataset_name": f"C²-Eval, {settings['items']}",
-        # The Hub's client groups results by config and metric arguments, so these tell two evaluations apart.
-        "dataset_config": settings["items"],
-        "dataset_split": "test",
-    }
     names = ("prefill_mode", "num_paths", "max_new_tokens", "temperature", "top_p", "max_requests")
-    arguments = {"judge": metrics["judge"], "evaluation": evaluation_key(metrics)}
+    arguments: dict[str, object] = {"judge": metrics["judge"], "evaluation": evaluation_key(metrics)}
     arguments |= {name: settings[name] for name in names if settings[name] is not None}
     return [
         EvalResult(
-            **common,
+            task_type="text-generation",
+            task_name="Course-correction",
+            dataset_type=dataset_id or "c2-eval",
+            dataset_name=f"C²-Eval, {settings['items']}",
+            # The Hub's client groups results by config and metric arguments, so these tell two evaluations apart.
+            dataset_config=str(settings["items"]),
+            dataset_split="test",
             metric_type="corr_at_k",
             metric_name=name,
             metric_value=round(value, 4),
@@ -159,7 +157,7 @@ def push_evaluation(repo: HubRepo, folder: Path, dataset_id: str | None = None, 
     Raises:
         UsageError: If the Hub refuses, or others commit faster than this can merge.
     """
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics: Metrics = json.loads((folder / "metrics.json").read_text())
     if metrics["corr_mean"]["value"] is None:
         raise UsageError(f"{folder} has no Corr_mean to push: none of its paths was judged.")
     place = f"c2_eval/{evaluation_key(metrics)}"

@@ -81,7 +81,7 @@ def test_an_unknown_argument_is_one_line(script):
     ("environment", "reason"),
     [
         ({"HF_HUB_OFFLINE": "1"}, "owner/no-such-model"),
-        ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}, "out of reach"),
+        ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}, "no connection to the Hub"),
     ],
     ids=["offline", "unreachable"],
 )

@@ -5,7 +5,10 @@ import dataclasses
 from course_correction.base.settings import GROUPS
 from tests.support.settings import SCRIPTS, settings_classes
 
-STAGES = {"model", "sampling", "judging", "jailbreak", "general", "benign", "dynamics", "synthesis", "training"}
+STAGES = {
+    *("model", "sampling", "judging", "jailbreak", "jailbreak_judging", "general", "benign", "dynamics"),
+    *("synthesis", "training"),
+}
 
 
 def refuse(is_wrong) -> None:
