@@ -1,6 +1,6 @@
-"""Fit the pattern judge's weights to the learning texts, and write data/pattern_judge.json. A minute on 2 CPU cores.
+"""Fit the weights of the pattern judge, and write pattern_judge.json. Takes a minute on 2 CPU cores.
 
-The labelled set that judges are measured on (data/judge_calibration.jsonl) is never read here.
+The labelled set that judges are measured on (judge_calibration.jsonl) is never read here.
 
 python -m benchmarks.fit_pattern_judge
 """

@@ -22,7 +22,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.settings import parse_settings, setting
 from course_correction.report.markdown import write_report
-from course_correction.report.schema import Metrics
+from course_correction.report.run_data import read_run
 from course_correction.report.tables import metrics_table, suites_table
 from course_correction.suites.choice import SUITES
 
@@ -122,9 +122,7 @@ def run_demo(commands: dict[str, Command]) -> float:
 
 def show_results() -> None:
     """Write the report on both evaluations, and print their tables."""
-    metrics: dict[str, Metrics] = {
-        name: json.loads((FOLDER / name / "metrics.json").read_text()) for name in ("before", "after")
-    }
+    metrics = {name: read_run(FOLDER / name) for name in ("before", "after")}
     difference = metrics["after"]["difference_to_baseline"]
     suites = suites_table(metrics)
     write_json(FOLDER / "metrics.json", metrics)

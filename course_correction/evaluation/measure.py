@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,8 +35,6 @@ from course_correction.suites.choice import SUITES
 from course_correction.synthesis.sources import EvalItem, normalise_request
 
 METRICS_FILE = "metrics.json"
-# Where results are written does not describe them, so metrics.json leaves these groups of settings out.
-_NOT_SHOWN = ("output", "Hub")
 _WIDTH = 0.05  # Width of Corr_mean's interval, for which the report estimates the number of requests.
 
 
@@ -120,8 +118,14 @@ def read_rates(folder: Path, items: EvaluationItems, prefill_tokens: Sequence[in
 
 def _shown_settings(settings: EvaluationSettings) -> dict[str, Any]:
     """Return the settings by public values: metrics.json is made to be shown and names no path of this machine."""
-    shown = {one.name for one in fields(settings) if one.metadata.get("group") not in _NOT_SHOWN}
-    return public_value({name: value for name, value in asdict(settings).items() if name in shown})
+    shown = {one.name: getattr(settings, one.name) for one in fields(settings) if not _is_about_output(one, settings)}
+    return public_value(shown)
+
+
+def _is_about_output(one: Field[Any], settings: EvaluationSettings) -> bool:
+    """Return whether a setting says where results are written, or whether they are pushed: this does not describe them."""
+    group = one.metadata.get("group")
+    return group == "output" or (group == "Hub" and isinstance(getattr(settings, one.name), bool))
 
 
 def _known_suites(folder: Path, model: EvaluatedModel) -> dict[str, Any]:

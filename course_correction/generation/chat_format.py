@@ -99,7 +99,7 @@ def render_closed_turn(tokenizer: Tokenizer, request: str, answer_start: str) ->
     Every `</s>` is removed, which reopens Llama-2's turn but no other model's: those start a new turn. The text is
     encoded with special tokens added, so that Llama-2 reads two BOS.
 
-    Source: eval/eval_data.py of the reference at 44da12c; D1 of the README says what this measures.
+    Source: eval/eval_data.py of the reference at 44da12c; D1 of docs/architecture.md.
     """
     turns = [{"role": "user", "content": request}, {"role": "assistant", "content": answer_start}]
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)

@@ -13,6 +13,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
 from course_correction.hub.client import ParentMoved, one_line, with_retries
 from course_correction.hub.push import HubRepo, find_revision, push, read_file
+from course_correction.report.run_data import read_run
 from course_correction.report.schema import Metrics
 from course_correction.report.tables import metrics_table
 
@@ -157,7 +158,7 @@ def push_evaluation(repo: HubRepo, folder: Path, dataset_id: str | None = None, 
     Raises:
         UsageError: If the Hub refuses, or others commit faster than this can merge.
     """
-    metrics: Metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = read_run(folder)
     if metrics["corr_mean"]["value"] is None:
         raise UsageError(f"{folder} has no Corr_mean to push: none of its paths was judged.")
     place = f"c2_eval/{evaluation_key(metrics)}"

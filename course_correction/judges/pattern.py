@@ -1,7 +1,7 @@
 """The judge that needs no model: weighted word patterns. Knows nothing of rows or rates.
 
-The weights are those of a logistic regression on word n-grams, fitted to data/judge_train.jsonl, data/refusal_train.jsonl
-and the seed set: `python -m benchmarks.fit_pattern_judge` makes `data/pattern_judge.json`.
+The weights are those of a logistic regression on word n-grams, fitted to judge_train.jsonl, refusal_train.jsonl
+and the seed set: `python -m benchmarks.fit_pattern_judge` writes `pattern_judge.json`.
 """
 
 import json

@@ -59,7 +59,7 @@ def _agreement(agreement: JudgeAgreement | None) -> str:
     if not agreement or None in (agreement["precision"]["value"], agreement["sensitivity"]["value"]):
         return "not measured on labels"
     precision, recall = _measure(agreement["precision"]), _measure(agreement["sensitivity"])
-    return f"precision {precision}, recall {recall} on {agreement['rows']} labelled, deliberately hard rows (data/README.md)"
+    return f"precision {precision}, recall {recall} on {agreement['rows']} labelled, hard rows (docs/evaluation.md)"
 
 
 def _measure(entry: Estimate) -> str:

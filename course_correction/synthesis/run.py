@@ -93,9 +93,7 @@ def synthesize(settings: SynthesisSettings) -> Path | None:
         if ranks.is_main:
             claims.enter_context(open_run(folder, "c2_syn", identity, GROUPS_FILE))
         ids = [[pair.request_id for pair in unit] for unit in units]
-        torn_bytes = run_units(folder / GROUPS_FILE, ids, lambda rows: len(rows) == 1, begin, ranks, "C²-Syn")
-        if torn_bytes:
-            logger.info(f"Moved an incomplete unit to {folder / GROUPS_FILE}.quarantined and wrote it again.")
+        run_units(folder / GROUPS_FILE, ids, lambda rows: len(rows) == 1, begin, ranks, "C²-Syn")
         if ranks.is_main:
             write_json(folder / "selection.json", {"kept": len(pairs), "dropped": dropped})
     ranks.leave()

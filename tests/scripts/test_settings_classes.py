@@ -6,9 +6,9 @@ from course_correction.base.settings import GROUPS
 from tests.support.settings import SCRIPTS, settings_classes
 
 STAGES = {
-    *("model", "sampling", "judging", "jailbreak", "jailbreak_judging", "general", "benign", "dynamics"),
-    *("synthesis", "training"),
-}
+    "model", "sampling", "judging", "jailbreak", "jailbreak_judging", "general", "benign", "dynamics", "synthesis",
+    "training",
+}  # fmt: skip
 
 
 def refuse(is_wrong) -> None:
