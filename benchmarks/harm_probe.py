@@ -28,8 +28,8 @@ from course_correction.synthesis.sources import (
     SEED,
     normalise_request,
     read_benign_rows,
-    read_twin_pairs,
     read_eval_items,
+    read_twin_pairs,
 )
 
 logger = logging.getLogger("course_correction")
@@ -169,7 +169,7 @@ def table(rows: Sequence[dict[str, Any]], settings: ProbeSettings) -> str:
             cells.append(f"{value:.0f}" + (f" [{low:.0f}, {high:.0f}]" if len(same) == 1 else ""))
         lines.append([*size, *cells])
     head = ["trained on: harmful", "harmless", "of the items' kind", *held_out]
-    title = f"Found at {100 * settings.false_alarms:.0f}% false alarms, percent:"
+    title = f"Detected at {100 * settings.false_alarms:.0f}% false alarms, percent:"
     return f"{title}\n\n{markdown_table(head, lines, ['right'] * len(head))}"
 
 

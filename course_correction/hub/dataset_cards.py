@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from course_correction.base.files import write_atomically
 from course_correction.base.redaction import public_name, public_value
 from course_correction.base.run_folder import library_versions
-from course_correction.synthesis.ranked_groups import KINDS
+from course_correction.base.settings import Settings
+from course_correction.synthesis.ranked_groups import KINDS, RankedGroup
 from course_correction.synthesis.sources import SEED
 
 if TYPE_CHECKING:
@@ -34,26 +35,27 @@ _TEACHER_TERMS = {
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-class PushedSettings(Protocol):
-    """What the cards read of a script's settings."""
-
-    hub_dataset_id: str | None
-    gated: Any
-
-
-class SynthesisSource(PushedSettings, Protocol):
-    """What the card of C²-Syn reads of `SynthesisSettings`."""
-
-    source: str
-    teacher: Any
-    teacher_model: str
-    server_model: str | None
+class _PushSettings(Settings, Protocol):
+    @property
+    def hub_dataset_id(self) -> str | None: ...
+    @property
+    def gated(self) -> str | None: ...
 
 
-class ItemSource(PushedSettings, Protocol):
-    """What the card of C²-Eval reads of `ItemSettings`."""
+class _SynSettings(_PushSettings, Protocol):
+    @property
+    def source(self) -> str: ...
+    @property
+    def teacher(self) -> str: ...
+    @property
+    def teacher_model(self) -> str: ...
+    @property
+    def server_model(self) -> str | None: ...
 
-    items: Any
+
+class _EvalSettings(_PushSettings, Protocol):
+    @property
+    def items(self) -> str: ...
 
 
 class GroupFacts(TypedDict):
@@ -117,7 +119,7 @@ def file_digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     return digests
 
 
-def command_line(script: str, settings: Any, left_out: Iterable[str] = ()) -> str:
+def command_line(script: str, settings: Settings, left_out: Iterable[str] = ()) -> str:
     """Return the command that gives these settings: all that differ from their defaults, by public names.
 
     Args:
@@ -135,7 +137,7 @@ def command_line(script: str, settings: Any, left_out: Iterable[str] = ()) -> st
     return " ".join(words)
 
 
-def describe_groups(groups: Iterable[Mapping[str, Any]]) -> GroupFacts:
+def describe_groups(groups: Iterable[RankedGroup]) -> GroupFacts:
     """Return what a card states about ranked groups.
 
     Args:
@@ -144,7 +146,7 @@ def describe_groups(groups: Iterable[Mapping[str, Any]]) -> GroupFacts:
     count, with_opener, corrections, mid_sentence = 0, 0, 0, 0
     words: Counter[str] = Counter()
     triggers: set[str] = set()
-    row: dict[str, Any] = {}
+    first: RankedGroup | None = None
     for group in groups:
         count += 1
         with_opener += bool(group["opener"])
@@ -153,9 +155,10 @@ def describe_groups(groups: Iterable[Mapping[str, Any]]) -> GroupFacts:
             words[kind] += len(text.split())
             corrections += start >= 0
             mid_sentence += start >= 0 and text.startswith("...", start)
-        row = row or dict(group)
-    row |= {name: _hidden(row[name]) for name in ("request", "opener")}
-    row["responses"] = [_hidden(text) for text in row["responses"]]
+        first = first or group
+    assert first is not None, "a dataset has at least one group"
+    row = {**first, "request": _hidden(first["request"]), "opener": _hidden(first["opener"])}
+    row["responses"] = [_hidden(text) for text in first["responses"]]
     return {
         "opener_share": with_opener / count,
         "mid_sentence_share": mid_sentence / corrections,
@@ -222,7 +225,7 @@ def write_syn_card(
     folder: Path,
     exported: Mapping[str, "Shards"],
     selection: Selection,
-    settings: SynthesisSource,
+    settings: _SynSettings,
     facts: GroupFacts,
 ) -> None:
     """Write the README of an exported C²-Syn, with the YAML that `load_dataset` reads.
@@ -231,7 +234,7 @@ def write_syn_card(
         folder: The export; its Parquet files are written.
         exported: `Shards` by config.
         selection: Which source rows were selected.
-        settings: The `SynthesisSettings` that made the data.
+        settings: The settings of `c2_syn.py` that made the data.
         facts: Of `describe_groups`.
     """
     from datasets import Features
@@ -276,14 +279,14 @@ def write_syn_card(
     write_atomically(folder / "README.md", _render("dataset_card.md", card, values, infos))
 
 
-def write_eval_card(folder: Path, exported: "Shards", num_requests: int, settings: ItemSource) -> None:
+def write_eval_card(folder: Path, exported: "Shards", num_requests: int, settings: _EvalSettings) -> None:
     """Write the README of an exported C²-Eval.
 
     Args:
         folder: The export; its Parquet file is written.
         exported: Its `Shards`.
         num_requests: Distinct requests among the items.
-        settings: The `ItemSettings` that made it.
+        settings: The settings of `c2_eval.py` that made it.
     """
     from datasets import Features
 

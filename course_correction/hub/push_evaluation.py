@@ -7,7 +7,7 @@ import datetime
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
@@ -69,7 +69,7 @@ def merge_entries(
     from huggingface_hub import EvalResultEntry
 
     corr_mean = metrics["corr_mean"]["value"]
-    assert corr_mean is not None  # push_evaluation refuses a run without it.
+    assert corr_mean is not None, "push_evaluation refuses an evaluation without Corr_mean"
     entry = EvalResultEntry(
         dataset_id=dataset_id,
         task_id=TASK_ID,
@@ -118,24 +118,21 @@ def merge_card(content: str | None, metrics: Metrics, repo_id: str, dataset_id: 
 def _model_index(metrics: Metrics, dataset_id: str | None) -> list["EvalResult"]:
     from huggingface_hub import EvalResult
 
-    settings: dict[str, Any] = {**metrics["settings"]}
+    settings = metrics["settings"]
     values = {f"Corr@{k}": entry["value"] for k, entry in metrics["corr_at_k"].items()}
     values["Corr_mean"] = metrics["corr_mean"]["value"]
-    common: dict[str, Any] = {
-        "task_type": "text-generation",
-        "task_name": "Course-correction",
-        "dataset_type": dataset_id or "c2-eval",
-        "dataset_name": f"C²-Eval, {settings['items']}",
-        # The Hub's client groups results by config and metric arguments, so these tell two evaluations apart.
-        "dataset_config": settings["items"],
-        "dataset_split": "test",
-    }
     names = ("prefill_mode", "num_paths", "max_new_tokens", "temperature", "top_p", "max_requests")
-    arguments = {"judge": metrics["judge"], "evaluation": evaluation_key(metrics)}
+    arguments: dict[str, object] = {"judge": metrics["judge"], "evaluation": evaluation_key(metrics)}
     arguments |= {name: settings[name] for name in names if settings[name] is not None}
     return [
         EvalResult(
-            **common,
+            task_type="text-generation",
+            task_name="Course-correction",
+            dataset_type=dataset_id or "c2-eval",
+            dataset_name=f"C²-Eval, {settings['items']}",
+            # The Hub's client groups results by config and metric arguments, so these tell two evaluations apart.
+            dataset_config=str(settings["items"]),
+            dataset_split="test",
             metric_type="corr_at_k",
             metric_name=name,
             metric_value=round(value, 4),
