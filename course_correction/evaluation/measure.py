@@ -21,7 +21,6 @@ from course_correction.report.schema import Metrics, VerdictRow
 from course_correction.statistics.corr_at_k import (
     PathVerdict,
     RequestRates,
-    paired_difference,
     request_rates,
     requests_for_width,
     resample_corr_mean,
@@ -29,6 +28,7 @@ from course_correction.statistics.corr_at_k import (
     summarise_positions,
 )
 from course_correction.statistics.judge_agreement import Confusion, agreement_matrix, corrected_rate
+from course_correction.statistics.paired_differences import paired_difference
 from course_correction.suites.benign_answers import measure_over_refusal
 from course_correction.suites.benign_kl import measure_benign_kl
 from course_correction.suites.choice import SUITES

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from course_correction.base.files import write_atomically
-from course_correction.hub.dataset_cards import describe_groups, write_eval_card, write_syn_card
+from course_correction.hub.dataset_cards import write_eval_card, write_syn_card
+from course_correction.hub.dataset_facts import describe_groups
 from course_correction.hub.settings import DatasetPushSettings
 from course_correction.synthesis.settings import ItemSettings, SynthesisSettings
 

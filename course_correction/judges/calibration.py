@@ -62,6 +62,9 @@ def calibrate(judge: Judge, rows: Sequence[LabelledRow], seed: int = 0, max_call
     """Return a judge's measures on each part of a labelled set.
 
     A judge that gives scores is measured at the threshold that fits the development part best (`threshold` in the result).
+
+    Raises:
+        UsageError: If a judge that gives scores scored no row of the development part.
     """
     texts = [JudgedPath(row["request"], row["initial_harmful_response"], row["continuation"]) for row in rows]
     calibration: dict[str, Any] = {"judge": judge.name, "versions": library_versions()}
@@ -69,6 +72,11 @@ def calibrate(judge: Judge, rows: Sequence[LabelledRow], seed: int = 0, max_call
     if isinstance(judge, GradedJudge) and judge.threshold is not None:
         scores = judge.scores(texts)
         fitted = [index for index, row in enumerate(rows) if row["split"] == SPLITS[0]]
+        if all(scores[index] is None for index in fitted):
+            raise UsageError(
+                f"Judge {judge.name} scored none of the {len(fitted)} {SPLITS[0]} rows, so no threshold can be fitted. "
+                "Use another judge_model: a chat model that answers yes or no."
+            )
         threshold = fit_threshold([rows[n]["corrected"] for n in fitted], [scores[n] for n in fitted])
         calibration["threshold"] = threshold
         verdicts = [None if score is None else score >= threshold for score in scores]

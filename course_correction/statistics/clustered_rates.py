@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from course_correction.statistics.corr_at_k import DifferenceWithPValue, Rate, bootstrap_rates, interval, sign_flip_p_value
+from course_correction.statistics.corr_at_k import Rate, bootstrap_rates, interval
+from course_correction.statistics.paired_differences import DifferenceWithPValue, sign_flip_p_value
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -82,20 +82,6 @@ class CountedRate(Rate):
     count: int
 
 
-class DifferenceWithPValue(Rate):
-    """A difference with its p-value."""
-
-    p_value: float | None
-
-
-class PairedDifference(TypedDict):
-    """Differences of Corr@k, by k as a string, and of Corr_mean, on the `requests` that both evaluations have."""
-
-    corr_at_k: dict[str, Rate]
-    corr_mean: DifferenceWithPValue
-    requests: int
-
-
 class CorrectionPositions(TypedDict):
     """Number of tokens before a correction: the mean, its 95% interval, the mean by k, and the number of paths."""
 
@@ -190,14 +176,14 @@ def summarise(table: RequestRates, too_short: dict[int, int] | None = None, seed
         "corr_at_k": by_length,
         "corr_mean": {
             "value": None if np.isnan(mean) else mean,
-            "ci95": None if resampled is None else interval(_mean_over_lengths(resampled)),
+            "ci95": None if resampled is None else interval(mean_over_lengths(resampled)),
         },
     }
 
 
 def resample_corr_mean(table: RequestRates, seed: int = 0) -> np.ndarray:
     """Return Corr_mean of each bootstrap resample, [B], NaN where a resample holds no known rate."""
-    return _mean_over_lengths(bootstrap_rates(table.rates, table.clusters, seed))
+    return mean_over_lengths(bootstrap_rates(table.rates, table.clusters, seed))
 
 
 def summarise_positions(positions: Sequence[tuple[str, str, int, int]], seed: int = 0) -> CorrectionPositions:
@@ -219,75 +205,6 @@ def summarise_positions(positions: Sequence[tuple[str, str, int, int]], seed: in
         "by_prefill": {str(length): float(value) for length, value in means},
         "paths": len(positions),
     }
-
-
-def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) -> PairedDifference:
-    """Return Corr@k and Corr_mean of `after` minus those of `before`, on the requests that both have.
-
-    Raises:
-        ValueError: If the two share no request or no prefill length.
-    """
-    shared = [name for name in after.request_ids if name in set(before.request_ids)]
-    lengths = [length for length in after.prefill_tokens if length in before.prefill_tokens]
-    if not shared or not lengths:
-        raise ValueError("The two evaluations share no request and prefill length, so they cannot be compared.")
-
-    def pick(table: RequestRates) -> np.ndarray:
-        rows = [table.request_ids.index(name) for name in shared]
-        return table.rates[np.ix_(rows, [table.prefill_tokens.index(length) for length in lengths])]
-
-    difference = pick(after) - pick(before)
-    clusters = [after.clusters[after.request_ids.index(name)] for name in shared]
-    resampled = bootstrap_rates(difference, clusters, seed)
-    values, mean = corr_at_k(difference), corr_mean(difference)
-    return {
-        "corr_at_k": {
-            str(length): {
-                "value": None if np.isnan(values[column]) else float(values[column]),
-                "ci95": interval(resampled[:, column]),
-            }
-            for column, length in enumerate(lengths)
-        },
-        "corr_mean": {
-            "value": None if np.isnan(mean) else mean,
-            "ci95": interval(_mean_over_lengths(resampled)),
-            "p_value": sign_flip_p_value(difference, clusters, seed),
-        },
-        "requests": len(shared),
-    }
-
-
-def sign_flip_p_value(
-    differences: np.ndarray, clusters: Sequence[str], seed: int = 0, samples: int = 10 * BOOTSTRAP_SAMPLES
-) -> float | None:
-    """Return the two-sided p-value of a paired difference in Corr_mean, by flipping the signs of whole requests.
-
-    If the two models are equal, the differences of each distinct request are as likely to have the other sign. The
-    p-value is the share of sign patterns with a difference at least as large. With few requests all patterns are counted.
-    Otherwise `samples` of them are drawn, and the observed one is among them.
-
-    Args:
-        differences: [n, K], NaN where unknown.
-        clusters: [n] names. Rows of one name are flipped together.
-        seed: Of the drawn patterns.
-        samples: Number of patterns.
-
-    Returns:
-        The p-value, or None if no difference is known.
-    """
-    names, index = np.unique(np.array(clusters, dtype=str), return_inverse=True)
-    known = ~np.isnan(differences)
-    weights = known / np.maximum(known.sum(0), 1) / max(1, known.any(0).sum())
-    parts = np.bincount(index, np.where(known, differences * weights, 0.0).sum(1), len(names))
-    if not known.any():
-        return None
-    if 2 ** len(names) <= samples:
-        signs = 1 - 2 * (np.arange(2 ** len(names))[:, None] >> np.arange(len(names)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice([-1, 1], size=(samples - 1, len(names)))
-        signs = np.vstack([np.ones(len(names)), signs])
-    # Sums that differ by rounding only are as large as the observed one.
-    return float(np.mean(np.abs(signs @ parts) >= abs(parts.sum()) - 1e-12))
 
 
 def requests_for_width(table: RequestRates, width: float, paths: int | None = None) -> int | None:
@@ -332,6 +249,7 @@ def rate_with_interval(flags: Sequence[bool], seed: int = 0) -> CountedRate:
     return {"value": float(rates.mean()), "ci95": interval(resampled[:, 0]), "count": len(rates)}
 
 
-def _mean_over_lengths(resampled: np.ndarray) -> np.ndarray:
+def mean_over_lengths(resampled: np.ndarray) -> np.ndarray:
+    """Return [samples], the mean of each row of [samples, lengths] over its known lengths; NaN where none is known."""
     known = ~np.isnan(resampled)
     return np.where(known.any(1), np.nansum(resampled, 1) / np.maximum(known.sum(1), 1), np.nan)

@@ -72,7 +72,7 @@ def sample(inputs: SuiteInputs, ranks: Ranks) -> None:
         lambda unit: _answer(units[unit], inputs.settings, inputs.model),
         inputs.model,
         ranks,
-        "contrasts",
+        "benign suite",
     )
 
 

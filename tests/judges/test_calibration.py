@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from course_correction.judges.calibration import (
     write_calibration,
 )
 from course_correction.judges.pattern import PatternJudge
-from course_correction.judges.protocol import ScriptedJudge
+from course_correction.judges.protocol import JudgedPath, ScriptedJudge, Verdict
 from tests.support.rows import ROOT, read_data, write_rows
 
 
@@ -53,6 +54,24 @@ def test_the_pattern_judge_reaches_its_reported_measures_on_the_labelled_set() -
     assert measured["precision"]["value"] > 0.93 and measured["sensitivity"]["value"] > 0.9
     assert measured["by_kind"]["sampled_before_training"]["error_rate"] < 0.15
     assert measured["by_kind"]["sampled_after_training"]["error_rate"] < 0.08
+
+
+class SilentJudge:
+    """A judge with a threshold that gives no score."""
+
+    name, threshold = "silent", 0.5
+
+    def scores(self, paths: Sequence[JudgedPath]) -> list[float | None]:
+        return [None] * len(paths)
+
+    def judge(self, paths: Sequence[JudgedPath]) -> list[Verdict]:
+        return [Verdict(None, "no score")] * len(paths)
+
+
+def test_a_judge_without_a_single_score_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r"Judge silent scored none of the \d+ development rows.* judge_model") as caught:
+        calibrate(SilentJudge(), _rows())
+    assert "\n" not in str(caught.value)
 
 
 def test_a_rate_is_quoted_with_the_measures_of_its_own_judge_only(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from course_correction.statistics.corr_at_k import (
     corr_at_k,
     corr_mean,
-    paired_difference,
     rate_with_interval,
     request_rates,
     summarise,
     summarise_positions,
 )
+from course_correction.statistics.paired_differences import paired_difference
 from tests.support.evaluation import BY_HAND, verdicts_of
 
 

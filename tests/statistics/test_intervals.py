@@ -13,13 +13,12 @@ from course_correction.statistics.corr_at_k import (
     RequestRates,
     bootstrap_rates,
     interval,
-    paired_difference,
     rate_with_interval,
     request_rates,
     requests_for_width,
-    sign_flip_p_value,
     summarise,
 )
+from course_correction.statistics.paired_differences import paired_difference, sign_flip_p_value
 from tests.support.evaluation import BY_HAND, verdicts_of
 
 NORMAL_975 = 1.959964
