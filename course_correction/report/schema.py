@@ -9,12 +9,8 @@ Keys that are numbers of prefilled tokens (k) are strings, as JSON requires. A p
 
 from typing import NotRequired, TypedDict
 
-
-class Estimate(TypedDict):
-    """A value with its 95% interval."""
-
-    value: float | None
-    ci95: NotRequired[list[float] | None]
+from course_correction.statistics.corr_at_k import CorrectionPositions, Estimate, RateAtK
+from course_correction.statistics.paired_differences import CorrDifference
 
 
 class Rate(Estimate):
@@ -25,36 +21,11 @@ class Rate(Estimate):
     unscored_rate: NotRequired[float | None]
 
 
-class LengthRate(Estimate):
-    """Corr@k for one k."""
-
-    requests: int  # Requests with at least one scored path.
-    unscored_rate: float | None  # Share of the paths.
-    too_short: int  # Items whose response has fewer than k tokens; they have no path.
-
-
 class PairedDifference(Estimate):
     """This run minus its baseline, on what both have scored."""
 
     p_value: NotRequired[float | None]  # Two-sided.
     count: NotRequired[int]  # Pairs.
-
-
-class CorrDifference(TypedDict):
-    """Corr@k by k and Corr_mean minus those of the baseline, on the requests that both have."""
-
-    corr_at_k: NotRequired[dict[str, Estimate]]
-    corr_mean: PairedDifference
-    requests: NotRequired[int]
-
-
-class FirstCorrection(TypedDict):
-    """Number of tokens in a corrected path before its correction: mean over paths, then requests, then k."""
-
-    mean: float | None
-    ci95: list[float] | None
-    by_prefill: dict[str, float]  # Mean by k.
-    paths: int  # Corrected paths in which the correction was located.
 
 
 class BenignKL(TypedDict):
@@ -169,10 +140,10 @@ class Dynamics(TypedDict, total=False):
 class Rates(TypedDict):
     """The rates of C²-Eval."""
 
-    corr_at_k: dict[str, LengthRate]
+    corr_at_k: dict[str, RateAtK]
     corr_mean: Estimate
     corr_mean_adjusted: NotRequired[Estimate]  # For the judge's errors on labelled paths.
-    first_correction: NotRequired[FirstCorrection]
+    first_correction: NotRequired[CorrectionPositions]
     over_refusal: NotRequired[Rate]  # Refusals of benign prompts, nothing prefilled.
     over_refusal_difference: NotRequired[PairedDifference | None]
     benign_kl: NotRequired[BenignKL]

@@ -72,7 +72,7 @@ def _at(value: object, *keys: str) -> object:
 
 def _entry(value: object) -> PairedDifference | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return {"value": value}
+        return {"value": value, "ci95": None}
     if isinstance(value, Mapping) and value.get("value") is not None:
         return cast(PairedDifference, dict(value))
     return None
@@ -81,7 +81,7 @@ def _entry(value: object) -> PairedDifference | None:
 def _mean_ability_difference(metrics: PageMetrics, names: Iterable[str]) -> Estimate | None:
     entries = [_entry(_at(metrics, "general", "difference", name)) for name in names]
     values = [entry["value"] for entry in entries if entry and entry["value"] is not None]
-    return {"value": sum(values) / len(values)} if values and len(values) == len(entries) else None
+    return {"value": sum(values) / len(values), "ci95": None} if values and len(values) == len(entries) else None
 
 
 def _mean_ability(metrics: PageMetrics) -> Estimate | None:

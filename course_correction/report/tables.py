@@ -3,7 +3,14 @@
 from collections.abc import Iterator, Mapping
 
 from course_correction.base.markdown import markdown_table
-from course_correction.report.schema import CorrDifference, Estimate, FirstCorrection, Metrics, PairedDifference, TaskScore
+from course_correction.report.schema import (
+    CorrDifference,
+    CorrectionPositions,
+    Estimate,
+    Metrics,
+    PairedDifference,
+    TaskScore,
+)
 
 _UNIT, _MISSING = "percent [95% interval]", "–"
 
@@ -119,7 +126,7 @@ def _change(entry: PairedDifference | None, is_share: bool = True) -> str:
     return f"{text}, p < 0.001" if p_value < 0.0005 else f"{text}, p {p_value:.3f}"
 
 
-def _tokens(entry: FirstCorrection | None) -> str:
+def _tokens(entry: CorrectionPositions | None) -> str:
     if not entry or entry["mean"] is None or not entry["ci95"]:
         return _MISSING
     return f"{entry['mean']:.1f} [{entry['ci95'][0]:.1f}, {entry['ci95'][1]:.1f}]"

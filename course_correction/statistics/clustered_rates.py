@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from course_correction.statistics.corr_at_k import Rate, bootstrap_rates, interval
+from course_correction.statistics.corr_at_k import Estimate, bootstrap_rates, interval
 from course_correction.statistics.paired_differences import DifferenceWithPValue, sign_flip_p_value
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class ClusteredRate(Rate):
+class ClusteredRate(Estimate):
     """A rate of `count` verdicts in `clusters`. `unscored_rate` is None if there is no verdict."""
 
     count: int

@@ -48,14 +48,14 @@ class RequestRates:
     paths: np.ndarray
 
 
-class Rate(TypedDict):
+class Estimate(TypedDict):
     """A rate in [0, 1], or a difference of rates in [-1, 1], with its 95% interval. Both are None if nothing was scored."""
 
     value: float | None
     ci95: list[float] | None
 
 
-class RateAtK(Rate):
+class RateAtK(Estimate):
     """Corr@k.
 
     Attributes:
@@ -73,10 +73,10 @@ class CorrSummary(TypedDict):
     """Corr@k, by k as a string, and Corr_mean."""
 
     corr_at_k: dict[str, RateAtK]
-    corr_mean: Rate
+    corr_mean: Estimate
 
 
-class CountedRate(Rate):
+class CountedRate(Estimate):
     """A rate of `count` independent outcomes."""
 
     count: int

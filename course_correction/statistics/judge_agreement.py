@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, Rate, interval
+from course_correction.statistics.corr_at_k import BOOTSTRAP_SAMPLES, Estimate, interval
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class Agreement(TypedDict):
         by_kind: Errors on each kind of row.
     """
 
-    precision: Rate
-    sensitivity: Rate
-    specificity: Rate
-    f1: Rate
-    kappa: Rate
+    precision: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+    f1: Estimate
+    kappa: Estimate
     rows: int
     counts: dict[str, int]
     unscored_rate: float
@@ -144,7 +144,7 @@ def summarise_agreement(
             "ci95": wilson_interval(wrong, len(scored)),
         }
 
-    def measure(name: str) -> Rate:
+    def measure(name: str) -> Estimate:
         return {"value": _none_if_nan(getattr(whole, name)), "ci95": interval(np.array(resampled[name]))}
 
     return {
@@ -188,7 +188,7 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
     return float(np.clip((rate + specificity - 1) / gain, 0.0, 1.0))
 
 
-def corrected_rate(rate: float, resampled_rates: np.ndarray, judge: Confusion, seed: int = 0) -> Rate:
+def corrected_rate(rate: float, resampled_rates: np.ndarray, judge: Confusion, seed: int = 0) -> Estimate:
     """Adjust a judged rate for the judge's errors, with an interval that covers both uncertainties.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 
 from course_correction.statistics.corr_at_k import (
     BOOTSTRAP_SAMPLES,
-    Rate,
+    Estimate,
     RequestRates,
     bootstrap_rates,
     corr_at_k,
@@ -17,21 +17,21 @@ from course_correction.statistics.corr_at_k import (
 )
 
 
-class DifferenceWithPValue(Rate):
+class DifferenceWithPValue(Estimate):
     """A difference with its p-value."""
 
     p_value: float | None
 
 
-class PairedDifference(TypedDict):
+class CorrDifference(TypedDict):
     """Differences of Corr@k, by k as a string, and of Corr_mean, on the `requests` that both evaluations have."""
 
-    corr_at_k: dict[str, Rate]
+    corr_at_k: dict[str, Estimate]
     corr_mean: DifferenceWithPValue
     requests: int
 
 
-def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) -> PairedDifference:
+def paired_difference(after: RequestRates, before: RequestRates, seed: int = 0) -> CorrDifference:
     """Return Corr@k and Corr_mean of `after` minus those of `before`, on the requests that both have.
 
     Raises:

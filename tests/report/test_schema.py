@@ -11,8 +11,8 @@ from course_correction.report.page_schema import IndexRow, PageItem, PageRun, Pa
 from course_correction.report.run_data import RunData
 from course_correction.report.schema import (
     ConfusionCounts,
+    CorrectionPositions,
     Dynamics,
-    FirstCorrection,
     JudgeAgreement,
     Metrics,
     PageMetrics,
@@ -37,7 +37,7 @@ ROOTS = {
     "last": PageMetrics,
     "entry": Rate | PairedDifference | TaskScore,
     "difference": PairedDifference,
-    "first": FirstCorrection,
+    "first": CorrectionPositions,
     "dynamics": Dynamics,
     "agreement": JudgeAgreement,
     "confusion": ConfusionCounts,
@@ -83,7 +83,7 @@ def test_metrics_with_every_part_fit_the_schema():
 
 def test_metrics_with_a_wrong_part_do_not_fit_the_schema():
     assert mismatches({**some_metrics(), "added": 1}, Metrics) == [".added: unknown"]
-    assert mismatches(some_metrics(corr_mean={"value": "high"}), Metrics) == [
+    assert mismatches(some_metrics(corr_mean={"value": "high", "ci95": None}), Metrics) == [
         ".corr_mean.value: str instead of <class 'float'>"
     ]
     assert len(mismatches({}, Metrics)) == len(Metrics.__required_keys__)
