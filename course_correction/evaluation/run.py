@@ -21,7 +21,13 @@ from course_correction.hub.push import HubRepo, open_repo
 from course_correction.hub.push_evaluation import push_evaluation
 from course_correction.judges import choice as judge_choice
 from course_correction.judges.calibration import calibrate, calibration_table, read_labelled, write_calibration
-from course_correction.judges.protocol import Judge
+from course_correction.judges.human_labels import (
+    is_human_labelled,
+    measure_on_people,
+    people_table,
+    read_labelled_answers,
+    write_people,
+)
 from course_correction.report.run_data import read_run
 from course_correction.report.schema import Metrics
 from course_correction.suites.benign_answers import sample_benign_answers
@@ -76,15 +82,28 @@ def evaluate(settings: EvaluationSettings) -> Metrics | None:
 
 
 def calibrate_judge(settings: EvaluationSettings) -> tuple[str, Path]:
-    """Measure the judge on labelled rows, and write judge_calibration.json.
+    """Measure the judge on labelled rows, and write judge_calibration.json; or people_labels.json, on files of XSTest.
 
     Returns:
         The table of its measures, and the path of the file.
+
+    Raises:
+        UsageError: If a file cannot be read, or files of both kinds are given.
     """
-    rows = read_labelled(Path(settings.labelled_file) if settings.labelled_file else None)
-    judge: Judge = judge_choice.make_judge(settings)
+    folder, files = Path(settings.output_dir), settings.labelled_file
+    if by_people := [file for file in files if is_human_labelled(file)]:
+        if len(by_people) < len(files):
+            raise UsageError("labelled_file names files of XSTest and others. Measure on one kind per run.")
+        answers = [answer for file in files for answer in read_labelled_answers(Path(file))]
+        judge = judge_choice.make_judge(settings)
+        labels = measure_on_people(answers, judge, settings.seed, settings.max_judge_calls)
+        return people_table(labels, judge.name), write_people(folder, labels, judge.name)
+    if len(files) > 1:
+        raise UsageError(f"labelled_file names {len(files)} files. Pass one JSONL file, or files of XSTest.")
+    rows = read_labelled(Path(files[0]) if files else None)
+    judge = judge_choice.make_judge(settings)
     measures = calibrate(judge, rows, settings.seed, settings.max_judge_calls)
-    return calibration_table(measures), write_calibration(Path(settings.output_dir), measures)
+    return calibration_table(measures), write_calibration(folder, measures)
 
 
 def _open_repo(settings: EvaluationSettings) -> HubRepo | None:

@@ -59,8 +59,12 @@ class EvaluationSettings(ResultPushSettings, SuiteSettings):
         group="judging",
         identity=(),
     )
-    labelled_file: str | None = setting(
-        None, "labelled set for calibrate; the project's own by default", group="judging", identity=()
+    labelled_file: list[str] = setting(
+        default_factory=list,
+        help="labelled set for calibrate; the project's own by default. Or files of XSTest, xstest_v2_completions_*.csv, to "
+        "measure on people's labels",
+        group="judging",
+        identity=(),
     )
     output_dir: str = setting(
         "runs/eval", "run folder: generations, verdicts, metrics, report", group="output", identity=(), common=True
