@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from course_correction.base.errors import UsageError
 
@@ -45,22 +45,36 @@ def _exit_with(message: str, status: int) -> None:
     sys.exit(status)
 
 
+class _StderrHandler(logging.StreamHandler):
+    """Writes to the `sys.stderr` of the moment: a notebook or a test replaces it, and may close the one before."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
 def configure_logging() -> None:
     """Show the package's messages as plain lines on stderr. For scripts: a library leaves this to its user."""
     logger = logging.getLogger("course_correction")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
 
 class _LogLines:
-    """A file for tqdm whose lines are messages of the log."""
+    """A file for tqdm whose lines are messages of the log. tqdm writes the last line again when it closes."""
+
+    _last = ""
 
     def write(self, text: str) -> None:
-        if text.strip():
-            logger.info(text.strip())
+        if text.strip() and text.strip() != self._last:
+            self._last = text.strip()
+            logger.info(self._last)
 
     def flush(self) -> None:
         pass

@@ -1,13 +1,14 @@
 """Laws of what a script shows: one line for an error that a user can fix, and progress that a log can hold."""
 
 import errno
+import io
 import logging
 import subprocess
 import sys
 
 import pytest
 
-from course_correction.base.console import progress_bar, run_script, show_speed
+from course_correction.base.console import configure_logging, progress_bar, run_script, show_speed
 from course_correction.base.errors import UsageError
 from tests.support.rows import ROOT
 
@@ -92,3 +93,27 @@ def test_a_process_that_is_not_the_main_one_shows_no_progress(
         show_speed(bar, 1, 1)
         bar.update(1)
     assert caplog.text == "" and capsys.readouterr().err == ""
+
+
+def test_messages_go_to_the_stderr_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure_logging()
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    logging.getLogger("course_correction.x").info("one")
+    first_text = first.getvalue()
+    # As pytest and notebooks do.
+    first.close()
+    monkeypatch.setattr(sys, "stderr", second)
+    logging.getLogger("course_correction.x").info("two")
+    assert (first_text, second.getvalue()) == ("one\n", "two\n")
+
+
+def test_the_last_line_of_progress_stands_once_in_a_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    with progress_bar("sampling", 2) as bar:
+        clock[0] = 40.0
+        bar.update(2)
+    assert caplog.messages[1:] == ["sampling: 2 of 2 requests, 00:00 left"]
