@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Protocol, Union, get_args, get_origin
 from course_correction.base.errors import UsageError
 from course_correction.base.redaction import public_value
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 # The groups of `--help`, in their order.
 GROUPS = ("model", "data", "sampling", "judging", "suites", "training", "output", "Hub")
 
@@ -74,18 +73,6 @@ def setting(
 def identity_of(settings: Settings, stage: str) -> dict[str, Any]:
     """Return the settings, by name, that decide the rows of a stage, which `setting` marks with `identity`."""
     return {one.name: getattr(settings, one.name) for one in fields(settings) if stage in one.metadata.get("identity", ())}
-
-
-def check_sampling(temperature: float, top_p: float) -> None:
-    """Refuse sampling settings outside their range.
-
-    Raises:
-        UsageError: Naming the setting and its range.
-    """
-    if temperature < 0:
-        raise UsageError(f"temperature is {temperature}, but must be at least 0 (0 is greedy).")
-    if not 0 < top_p <= 1:
-        raise UsageError(f"top_p is {top_p}, but must be in (0, 1].")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -155,14 +142,11 @@ def parse_settings(
         raise UsageError(" ".join(str(error).split())) from None
 
 
-def given_settings(
-    settings_classes: Sequence[type], parts: Sequence[Settings], arguments: Sequence[str] | None = None
-) -> dict[str, Any]:
+def given_settings(parts: Sequence[Settings], arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the settings that the recipe and the command line name, with public values: a recipe for the same run.
 
     Args:
-        settings_classes: As for `parse_settings`.
-        parts: The instances that it returned.
+        parts: The instances that `parse_settings` returned.
         arguments: As for `parse_settings`.
     """
     left_out = {"output_dir", "push_to_hub", "resume_from_checkpoint", "hub_token", "hub_model_id", "hub_private_repo"}

@@ -58,7 +58,7 @@ def parse_command_line(description: str, arguments: Sequence[str] | None = None)
         words = ["--bf16", "false", *words]
         data, objective, training, model_arguments = parse_settings(classes, words)
     settings = (data, objective, training, model_arguments)
-    return settings, given_settings(classes, settings, words)
+    return settings, given_settings(settings, words)
 
 
 def _silence_libraries() -> None:
