@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -23,8 +23,7 @@ METRICS_FILE = "train_metrics.json"
 UNITS = {"grouped": "groups", "pairwise": "pairs"}
 
 
-@dataclass(frozen=True)
-class TrainingFacts:
+class TrainingFacts(TypedDict):
     """What is known of a training before its first step; part of train_metrics.json.
 
     Attributes:
@@ -52,19 +51,9 @@ class TrainingFacts:
     adapter: bool
 
 
-class TrainMetrics(TypedDict, total=False):
-    """The content of train_metrics.json: `TrainingFacts`, what the trainer measured, and what decided it."""
+class TrainMetrics(TrainingFacts, total=False):
+    """The content of train_metrics.json: the facts, what the trainer measured, and what decided it."""
 
-    model: str
-    dataset: str
-    mix_with: list[str]
-    rows_digest: str
-    benign_digest: str
-    objective: dict[str, Any]
-    rows: int
-    rows_dropped_too_long: int
-    trainable_parameters: int
-    adapter: bool
     seconds: float
     train_runtime: float
     train_samples_per_second: float
@@ -115,11 +104,11 @@ def make_metrics(
     rows_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     decided = {"beta": training.beta, "learning_rate": training.learning_rate, "seed": training.seed}
     metrics: Any = {
-        **asdict(facts),
+        **facts,
         "seconds": seconds,
         **measured,
         "rows_seen": trainer.state.global_step * rows_per_step,
-        "unit": UNITS[facts.objective["objective"]],
+        "unit": UNITS[facts["objective"]["objective"]],
         **decided,
         "versions": library_versions(),
         "log": trainer.state.log_history,

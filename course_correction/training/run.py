@@ -154,10 +154,10 @@ def train(
     if pushing:
         trainer.add_callback(pushing)
     if is_main:
-        contents = {name: getattr(facts, name) for name in ("model", "rows_digest", "benign_digest")}
+        contents = {name: facts[name] for name in ("model", "rows_digest", "benign_digest")}
         identity = training_identity(data, objective, training, model_arguments, contents)
         _record_settings(folder, identity, resumes=checkpoint is not None)
-    logger.info(f"Training {facts.trainable_parameters:,} parameters on {facts.rows:,} {UNITS[objective.objective]}")
+    logger.info(f"Training {facts['trainable_parameters']:,} parameters on {facts['rows']:,} {UNITS[objective.objective]}")
     start = time.monotonic()
     measured = _run_trainer(trainer, checkpoint, objective)
     trainer.save_model()

@@ -9,9 +9,7 @@ import pytest
 
 from course_correction.base.errors import UsageError
 from course_correction.evaluation.run import evaluate
-from course_correction.report.tables import suites_table
 from course_correction.statistics.clustered_rates import clustered_rate, paired_rate_difference
-from course_correction.suites.contrasts import FALSE_CORRECTION, PLAIN
 from tests.support.rows import ROOT
 from tests.support.suites import settings_for as settings_for
 
@@ -41,38 +39,6 @@ def test_a_paired_difference_uses_what_both_runs_have_scored():
     assert paired_rate_difference(after, {}, clusters) is None
     same = paired_rate_difference(before, before, clusters)
     assert same["value"] == 0 and same["p_value"] == 1
-
-
-# --- The table --------------------------------------------------------------------------------------------------------
-
-
-def test_the_table_has_a_row_for_each_thing_measured_with_its_paired_difference():
-    share = {"value": 0.5, "ci95": [0.4, 0.6]}
-    change = {"value": -0.25, "ci95": [-0.5, 0.0], "p_value": 0.0001}
-    task = {"metric": "acc", "value": 0.25, "ci95": [0.2, 0.3]}
-    words = {"metric": "word_perplexity", "value": 21.0, "ci95": [20.0, 22.0]}
-    before = {"general": {"tasks": {"sums": task}}}
-    after = {
-        "jailbreak": {
-            "attacks": {"GCG | x": share}, "overall": share, "difference": {"GCG | x": change}, "overall_difference": None,
-        },
-        "general": {"tasks": {"sums": task, "words": words}, "difference": {"sums": change | {"p_value": 0.25}}},
-        "benign": {
-            "refusal": {PLAIN: {"value": None, "ci95": None}},
-            "correction": {FALSE_CORRECTION.format(20): share},
-            "twin_difference": {"20": share},
-            "difference": {FALSE_CORRECTION.format(20): change},
-        },
-    }  # fmt: skip
-    rows = suites_table({"before": before, "after": after}).splitlines()
-    assert r"| attack success, GCG \| x | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
-    assert "| attack success, all prompts | – | 50.0 [40.0, 60.0] |  |" in rows
-    assert f"| refused: {PLAIN} | – | – |  |" in rows
-    assert "| false correction @20 | – | 50.0 [40.0, 60.0] | -25.0 [-50.0, +0.0], p < 0.001 |" in rows
-    assert "| twin difference @20 | – | 50.0 [40.0, 60.0] |  |" in rows
-    assert "| sums, acc | 25.0 [20.0, 30.0] | 25.0 [20.0, 30.0] | -25.0 [-50.0, +0.0], p 0.250 |" in rows
-    assert "| words, word_perplexity | – | 21.000 [20.000, 22.000] |  |" in rows
-    assert suites_table({"measured": {}}) == ""
 
 
 # --- All --------------------------------------------------------------------------------------------------------------

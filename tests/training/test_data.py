@@ -40,8 +40,8 @@ def test_rows_longer_than_max_length_are_dropped_on_demand_and_counted(parse, da
     limit = sorted(lengths)[20]
     count = sum(length > limit for length in lengths)
     trainer, facts = build_trainer(*parse("--drop_long_rows", "true", objective="pairwise", max_length=limit))
-    assert facts.rows_dropped_too_long == count
-    assert facts.rows == len(trainer.train_dataset) == len(lengths) - count
+    assert facts["rows_dropped_too_long"] == count
+    assert facts["rows"] == len(trainer.train_dataset) == len(lengths) - count
     longest = max(
         len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in trainer.train_dataset
     )
@@ -55,7 +55,7 @@ def test_a_group_with_one_response_that_is_too_long_is_dropped_whole(parse, data
     by_group = sorted(max(lengths[start : start + 15]) for start in range(0, len(lengths), 15))
     assert by_group[0] < by_group[1], "choose other requests"
     trainer, facts = build_trainer(*parse("--drop_long_rows", "true", objective="grouped", max_length=by_group[0]))
-    assert (facts.rows, facts.rows_dropped_too_long) == (1, NUM_GROUPS - 1)
+    assert (facts["rows"], facts["rows_dropped_too_long"]) == (1, NUM_GROUPS - 1)
     (group,) = list(trainer.train_dataset)
     assert max(len(group["prompt_ids"]) + len(ids) for ids in group["completion_ids"]) == by_group[0]
     with pytest.raises(UsageError, match=f"{NUM_GROUPS - 1} of {NUM_GROUPS}"):
@@ -114,7 +114,7 @@ def test_what_is_mixed_in_is_checked_like_the_rest_and_named(parse, dataset_fold
     with pytest.raises(UsageError, match="odd cannot be mixed"):
         load_rows(mixed(tmp_path, "odd", opener={"a": 1}), "grouped")
     _, facts = build_trainer(*parse("--mix_with", str(dataset_folder), objective="grouped"))
-    assert (facts.mix_with, facts.rows) == (["export"], 2 * NUM_GROUPS)
+    assert (facts["mix_with"], facts["rows"]) == (["export"], 2 * NUM_GROUPS)
 
 
 @pytest.mark.parametrize("value", [0, -1])

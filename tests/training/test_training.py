@@ -29,8 +29,8 @@ def test_with_lora_every_lora_weight_changes_and_no_base_weight_does(objective, 
     assert len(lora) == 2 * 2 * 7  # A and B of the seven linear maps in two layers.
     assert [name for name, flag in lora.items() if not flag] == []
     assert [name for name, flag in base.items() if flag] == []
-    assert facts.adapter is True
-    assert facts.trainable_parameters == sum(before[name].numel() for name in lora)
+    assert facts["adapter"] is True
+    assert facts["trainable_parameters"] == sum(before[name].numel() for name in lora)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -41,8 +41,8 @@ def test_without_lora_every_weight_changes(objective, parse):
     before = snapshot(trainer.model)
     trainer.train()
     assert [name for name, flag in changed(trainer.model, before).items() if not flag] == []
-    assert facts.adapter is False
-    assert facts.trainable_parameters == sum(weights.numel() for weights in before.values())
+    assert facts["adapter"] is False
+    assert facts["trainable_parameters"] == sum(weights.numel() for weights in before.values())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
