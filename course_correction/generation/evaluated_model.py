@@ -27,7 +27,7 @@ class EvaluatedModelSettings(SamplerSettings):
 
     model_name_or_path: str = setting(
         "smollm2-135m",
-        "chat model: Hub id, folder or the offline smollm2-135m",
+        "chat model: Hub id, folder, or an offline model: smollm2-135m, qwen2.5-coder-0.5b, qwen2.5-coder-1.5b",
         group="model",
         identity="model",
         common=True,

@@ -16,7 +16,7 @@ def load_tokenizer(
     """Load a chat tokenizer.
 
     Args:
-        name: Hub id, folder, or the offline model.
+        name: Hub id, folder, or an offline model.
         revision: Its revision on the Hub.
         trust_remote_code: As for `from_pretrained`.
         chat_template: A .jinja file that replaces the tokenizer's own template.
