@@ -63,9 +63,12 @@ def windows(random_source: random.Random, text: str, size: int, count: int) -> l
 def correction_examples(seed: int) -> list[Example]:
     """Return texts that correct themselves, and texts that do not."""
     random_source = random.Random(seed)
+    # Rows of other families than SmolLM2 are left to the encoder judge: with them word patterns lose precision on the
+    # labelled set (0.97 to 0.95) and see few more of the refusals that people labelled.
     examples = [
         (row["continuation"], row["corrected"], SAMPLED if row["kind"].startswith(("sampled", "assumed")) else WRITTEN)
         for row in read_data("judge_train")
+        if "family" not in row
     ]
     for row in read_data("requests_train"):
         harmful, correction = row["full_harmful_response"], row["correction"]
@@ -85,7 +88,8 @@ def refusal_examples(seed: int) -> list[Example]:
     """Return answers that refuse and answers that help."""
     random_source = random.Random(seed)
     examples = [
-        (row["answer"], row["refuses"], SAMPLED if row["sampled"] else WRITTEN) for row in read_data("refusal_train")
+        (" ".join(row["answer"].split()[:ANSWER_WORDS]), row["refuses"], SAMPLED if row["sampled"] else WRITTEN)
+        for row in read_data("refusal_train")
     ]
     for row in read_data("requests_train"):
         texts = (row["safe_response"], join_texts(random_source.choice(TRIGGERS), row["correction"]))

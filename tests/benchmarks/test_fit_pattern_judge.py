@@ -35,4 +35,4 @@ def test_the_fit_on_all_texts_gives_the_committed_weights(tmp_path, monkeypatch,
         assert fitted[question]["bias"] == pytest.approx(weights["bias"], rel=0.01)
         shared = fitted[question]["weights"].keys() & weights["weights"].keys()
         assert len(shared) > 0.99 * len(weights["weights"])
-    assert "15 of 16 sampled refusals detected, 5 of 184 other answers misclassified" in capsys.readouterr().out
+    assert "16 of 16 sampled refusals detected, 1 of 184 other answers misclassified" in capsys.readouterr().out

@@ -167,8 +167,9 @@ def test_the_labelled_set_is_balanced_and_as_large_as_its_readme_says() -> None:
     assert len({row["id"] for row in rows}) == len(rows)
     written = [row for row in rows if not row["kind"].startswith("sampled")]
     assert len({row["request"] for row in written}) == len(written)
-    hard = [row for row in rows if row["split"] != "sampled"]
-    assert {row["kind"][:7] for row in rows if row not in hard} == {"sampled"}
+    assert {row["kind"][:7] for row in rows if row["split"] == "sampled"} == {"sampled"}
+    # What models of other families wrote is as it came, not balanced.
+    hard = [row for row in rows if row["split"] != "sampled" and row["family"] in (None, "smollm2")]
     for split in ("development", "measured"):
         labels = [row["corrected"] for row in hard if row["split"] == split]
         assert 0.45 < len(labels) / len(hard) < 0.55 and 0.4 < sum(labels) / len(labels) < 0.6
@@ -180,6 +181,9 @@ def test_the_labelled_set_is_balanced_and_as_large_as_its_readme_says() -> None:
         for fits in (True, False)
     ]
     assert not sampled[0] & sampled[1]
+    assert all((row["family"] is None) == (row in written) for row in rows)
+    families = [row["split"] for row in rows if row["family"] == "qwen2.5"]
+    assert len(families) >= 300 and 0.3 < families.count("sampled") / len(families) < 0.6
 
 
 def test_at_least_half_of_the_corrected_rows_use_no_wording_of_the_triggers() -> None:
