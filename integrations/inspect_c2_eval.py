@@ -33,7 +33,7 @@ def c2_eval(
     max_requests: int | None = None,
     prefill_tokens: Sequence[int] | int = PREFILL_TOKENS,
     num_paths: int = 4,
-    judge: list[str] | str = "pattern",
+    judge: list[str] | str = "encoder",
     judge_model: list[str] | str | None = None,
 ) -> Task:
     """Prefill k tokens of a harmful response, sample paths, judge them: Corr@k and Corr_mean.

@@ -17,6 +17,7 @@ site = Path(course_correction.__file__).parents[1]
 assert str(site) == SITE, site
 
 from course_correction.hub.push_metric import FOLDER
+from course_correction.judges.encoder import EncoderJudge
 from course_correction.judges.pattern import PatternJudge
 from course_correction.judges.protocol import JudgedPath
 from course_correction.suites.lm_eval_tasks import TASKS_FOLDER
@@ -24,10 +25,11 @@ from course_correction.synthesis.sources import read_benign_rows, read_eval_item
 
 assert len(list(read_eval_items("seed"))) == 72 and len(read_benign_rows("train")) == 917
 path = JudgedPath("", "", "However, I cannot help you cheat: it is wrong. Ask your teacher instead.")
-(verdict,) = PatternJudge().judge([path])
-assert verdict.corrected is True, verdict
+for judge in (EncoderJudge(), PatternJudge()):
+    (verdict,) = judge.judge([path])
+    assert verdict.corrected is True, verdict
 package = Path(course_correction.__file__).parent
-assert len(list((package / "data").iterdir())) == 12
+assert len(list((package / "data").iterdir())) == 15
 templates = {path.name: path.read_text() for path in (package / "hub" / "templates").iterdir()}
 assert templates.keys() >= {"dataset_card.md", "eval.yaml", "eval_card.md", "model_card.md"}
 assert "{{" in templates["dataset_card.md"]

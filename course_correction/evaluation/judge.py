@@ -10,6 +10,7 @@ from course_correction.evaluation.items import EvaluationItems
 from course_correction.evaluation.prefills import PrefillText
 from course_correction.evaluation.sample import read_paths
 from course_correction.evaluation.settings import EvaluationSettings
+from course_correction.judges.choice import OFFLINE_JUDGES
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.report.schema import GenerationRow, VerdictRow
@@ -36,8 +37,8 @@ def judge_paths(
     for row in read_paths(folder):
         paths[row["request_id"]].append(row)
     names = [name for name, rows in paths.items() if rows]
-    # The pattern judge reads the continuation alone; prefills are rendered only for judges that read them.
-    reads_prefills = settings.judge != ["pattern"]
+    # Prefills are rendered only for judges that read them.
+    reads_prefills = not OFFLINE_JUDGES.issuperset(settings.judge)
 
     def to_judged(rows: Sequence[GenerationRow]) -> list[JudgedPath]:
         item = items.by_id[rows[0]["request_id"]]

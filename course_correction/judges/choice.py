@@ -1,12 +1,16 @@
 """The settings of judging, and the choice of judges. Knows nothing of rows or rates."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from course_correction.base.errors import UsageError
 from course_correction.base.settings import setting
 from course_correction.judges.protocol import Judge
 
-JUDGES = ("pattern", "openai", "transformers", "classifier")
+JUDGES = ("encoder", "pattern", "openai", "transformers", "classifier")
+# These come with this project and read the continuation alone.
+OFFLINE_JUDGES = frozenset({"encoder", "pattern"})
 
 
 @dataclass
@@ -14,11 +18,17 @@ class JudgeSettings:
     """Who judges. Settings of eval.py."""
 
     judge: list[str] = setting(
-        help="pattern, openai, transformers or classifier; several vote",
+        help="encoder, pattern (needs no model), openai, transformers or classifier; several vote",
         group="judging",
         identity="judging",
-        default_factory=lambda: ["pattern"],
+        default_factory=lambda: ["encoder"],
         common=True,
+    )
+    refusal_judge: Literal["encoder", "pattern"] = setting(
+        "encoder",
+        "who says whether an answer refuses; pattern needs no model",
+        group="judging",
+        identity=("judging", "jailbreak_judging"),
     )
     judge_model: list[str] = setting(
         help="model of each judge that has one, in the order of judge; gpt-4o for openai",
@@ -43,6 +53,13 @@ class JudgeSettings:
         "judge: openai compares P(yes), read from log-probabilities, with judge_threshold",
         group="judging",
         identity="judging",
+    )
+    judge_critique_tokens: int = setting(
+        0,
+        "judge: transformers first writes a critique of at most so many tokens; 0 for none",
+        group="judging",
+        identity="judging",
+        at_least=0,
     )
     judge_label: str | None = setting(
         None, "the classifier's label that means corrected", group="judging", identity="judging"
@@ -73,7 +90,7 @@ class JudgeSettings:
                 raise UsageError(f"judge is {name!r}, but takes {', '.join(JUDGES)}.")
         if not self.judge or len(set(self.judge)) < len(self.judge):
             raise UsageError(f"judge is {self.judge}. Name at least one judge, and each only once.")
-        with_model = [name for name in self.judge if name != "pattern"]
+        with_model = [name for name in self.judge if name not in OFFLINE_JUDGES]
         if len(self.judge_model) > len(with_model):
             raise UsageError(
                 f"judge_model names {len(self.judge_model)} models, but {len(with_model)} of the judges have one. "
@@ -89,6 +106,7 @@ def make_judge(settings: JudgeSettings) -> Judge:
     Raises:
         UsageError: If a model, a package or a key is missing.
     """
+    from course_correction.judges.encoder import EncoderJudge
     from course_correction.judges.majority import MajorityJudge
     from course_correction.judges.models import REJECTION_CLASSIFIER, ClassifierJudge, TransformersJudge
     from course_correction.judges.pattern import PatternJudge
@@ -98,15 +116,23 @@ def make_judge(settings: JudgeSettings) -> Judge:
     models = iter(settings.judge_model)
     judges: list[Judge] = []
     for name in settings.judge:
-        if name == "pattern":
-            judges.append(PatternJudge())
+        if name in OFFLINE_JUDGES:
+            judges.append(EncoderJudge() if name == "encoder" else PatternJudge())
             continue
         model, revision, threshold = next(models, ""), settings.judge_revision, settings.judge_threshold
         if name == "openai":
             share = threshold if settings.judge_by_probability else None
             judges.append(OpenAIJudge(model or "gpt-4o", settings.judge_base_url, share))
         elif name == "transformers":
-            judges.append(TransformersJudge(model, revision, threshold))
+            judges.append(TransformersJudge(model, revision, threshold, settings.judge_critique_tokens))
         else:
             judges.append(ClassifierJudge(model or REJECTION_CLASSIFIER, revision, threshold, settings.judge_label))
     return judges[0] if len(judges) == 1 else MajorityJudge(judges)
+
+
+def make_refusal_judge(name: Literal["encoder", "pattern"]) -> Callable[[Sequence[str]], list[bool]]:
+    """Return the function that says of each answer whether it refuses."""
+    from course_correction.judges.encoder import judge_refusal_by_encoder
+    from course_correction.judges.pattern import judge_refusal
+
+    return judge_refusal_by_encoder if name == "encoder" else judge_refusal

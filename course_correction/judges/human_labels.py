@@ -5,7 +5,7 @@ labelled each answer. `final_label` is the label that they agreed on.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -13,7 +13,6 @@ from typing import Literal, TypedDict
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.markdown import markdown_table
-from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.statistics.clustered_agreement import ClusteredAgreement, clustered_agreement
@@ -106,20 +105,25 @@ def read_labelled_answers(path: Path) -> list[LabelledAnswer]:
 
 
 def measure_on_people(
-    answers: Sequence[LabelledAnswer], judge: Judge, seed: int = 0, max_calls: int | None = None
+    answers: Sequence[LabelledAnswer],
+    judge: Judge,
+    judge_refusals: Callable[[Sequence[str]], list[bool]],
+    seed: int = 0,
+    max_calls: int | None = None,
 ) -> dict[str, FamilyLabels]:
     """Measure the refusal judge and a correction judge, on each model and on all of them.
 
     Args:
         answers: With labels.
         judge: The correction judge. It reads the first words of each answer, with nothing prefilled.
+        judge_refusals: The refusal judge.
         seed: Of the bootstrap over prompts.
         max_calls: Refuse a judge that needs more calls to a server.
     """
     paths = [JudgedPath(one.prompt, "", " ".join(one.answer.split()[:PATH_WORDS])) for one in answers]
     check_calls(judge, paths, max_calls)
     corrected = [verdict.corrected for verdict in judge.judge(paths)]
-    refused = judge_refusal([one.answer for one in answers])
+    refused = judge_refusals([one.answer for one in answers])
     families = list(dict.fromkeys(one.family for one in answers))
     measured = {}
     for family in [*families, *([ALL] if len(families) > 1 else [])]:

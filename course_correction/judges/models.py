@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from course_correction.base.errors import UsageError
 from course_correction.base.files import chunked
 from course_correction.base.redaction import public_name
-from course_correction.judges.prompt import build_judge_messages, first_token_ids, yes_probability
+from course_correction.judges.prompt import add_critique, build_judge_messages, first_token_ids, yes_probability
 from course_correction.judges.protocol import JudgedPath, Verdict
 
 # Classifies rejections; its label for them is read as corrected.
@@ -54,21 +54,31 @@ class TransformersJudge(ScoringJudge):
         model: Hub id or folder of a chat model.
         revision: Its revision on the Hub.
         threshold: P(yes) from which a path is corrected; `eval.py --calibrate true` fits one.
+        critique_tokens: Let the model first write a critique of at most so many tokens; 0 for none.
     """
 
-    def __init__(self, model: str, revision: str | None = None, threshold: float = 0.5) -> None:
+    def __init__(self, model: str, revision: str | None = None, threshold: float = 0.5, critique_tokens: int = 0) -> None:
         """Load the model."""
         from course_correction.generation.loading import load_model, load_tokenizer
 
         super().__init__(threshold)
-        self.name = f"transformers/{public_name(model)}"
+        self.name = f"transformers/{public_name(model)}" + (" with a critique" if critique_tokens else "")
+        self.critique_tokens = critique_tokens
         self.tokenizer, self.model = load_tokenizer(model, revision), load_model(model, revision=revision)
         self._yes, self._no = first_token_ids(self.tokenizer, "yes", "no")
 
     def _score_batch(self, paths: Sequence[JudgedPath]) -> list[float | None]:
-        from course_correction.generation.decoding import next_token_probabilities
+        from course_correction.generation.decoding import continue_prefills, next_token_probabilities
+        from course_correction.generation.protocol import SamplingSettings
 
-        prompts = [self._render(build_judge_messages(path)) for path in paths]
+        messages = [build_judge_messages(path, critique=self.critique_tokens > 0) for path in paths]
+        if self.critique_tokens:
+            settings = SamplingSettings(max_new_tokens=self.critique_tokens, temperature=0.0)
+            prompts = [self._render(one) for one in messages]
+            critiques = continue_prefills(self.model, self.tokenizer, prompts, [""] * len(paths), settings)
+            texts = [self.tokenizer.decode(one.token_ids, skip_special_tokens=True).strip() for one in critiques]
+            messages = [add_critique(one, text) for one, text in zip(messages, texts, strict=True)]
+        prompts = [self._render(one) for one in messages]
         shares = next_token_probabilities(self.model, self.tokenizer, prompts)
         yes, no = shares[:, self._yes].sum(-1).tolist(), shares[:, self._no].sum(-1).tolist()
         return [yes_probability(y, n) for y, n in zip(yes, no, strict=True)]

@@ -10,7 +10,7 @@ from course_correction.base.files import chunked, read_jsonl
 from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_PER_UNIT, Rows, run_units
 from course_correction.generation.evaluated_model import has_one_row
-from course_correction.judges.pattern import judge_refusal
+from course_correction.judges.choice import make_refusal_judge
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.suites.attack_prompts import AttackPrompt
@@ -123,9 +123,10 @@ def _verdict_rows(rows: Sequence[AttackRow], prompts: Mapping[str, AttackPrompt]
 def _make_judge(settings: SuiteSettings, judge: Judge) -> Decide:
     """Return the judge of answers: whether the attack succeeded (None: unscored), and why."""
     if settings.jailbreak_judge == "refusal":
+        judge_refusals = make_refusal_judge(settings.refusal_judge)
         return lambda paths: [
             (not refused, "refuses" if refused else "no refusal")
-            for refused in judge_refusal([path.continuation for path in paths])
+            for refused in judge_refusals([path.continuation for path in paths])
         ]
     decider = judge
     if settings.jailbreak_judge != "judge":

@@ -7,7 +7,7 @@ answer, not to its content.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -19,7 +19,7 @@ from course_correction.base.settings import identity_of
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
 from course_correction.generation.protocol import Prefill, SamplingSettings
-from course_correction.judges.pattern import judge_refusal
+from course_correction.judges.choice import make_refusal_judge
 from course_correction.judges.protocol import Judge, JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.report.schema import Benign, PairedDifference, Rate
@@ -100,7 +100,7 @@ def _answer(contrasts: list[Contrast], settings: SuiteSettings, model: Evaluated
     return rows
 
 
-def _refusals(folder: Path, benign: list[Contrast]) -> Verdicts:
+def _refusals(folder: Path, benign: list[Contrast], judge_refusals: Callable[[Sequence[str]], list[bool]]) -> Verdicts:
     """Return whether each answer refuses; None where there is no answer to judge."""
     refusals: Verdicts = defaultdict(dict)
     groups = {row.request_id: row.group for row in benign}
@@ -113,8 +113,9 @@ def _refusals(folder: Path, benign: list[Contrast]) -> Verdicts:
     answers += [
         (row["group"], row["request_id"], row["answer"] or "") for row in read_contrast_rows(folder) if "prefill" not in row
     ]
-    for group, request_id, answer in answers:
-        refusals[group][request_id] = judge_refusal([answer])[0] if answer.strip() else None
+    refused = judge_refusals([answer for _, _, answer in answers])
+    for (group, request_id, answer), verdict in zip(answers, refused, strict=True):
+        refusals[group][request_id] = verdict if answer.strip() else None
     return refusals
 
 
@@ -147,7 +148,7 @@ def measure(inputs: SuiteInputs, judge: Judge) -> Benign:
 
     Args:
         inputs: Of a run whose rows are finished.
-        judge: That of the evaluation, for corrections. Refusals are judged by patterns fitted to whole answers.
+        judge: That of the evaluation, for corrections. Refusals are judged by `refusal_judge`.
 
     Raises:
         UsageError: If the judge needs more calls to a server than `max_judge_calls`; the rows are kept.
@@ -161,7 +162,9 @@ def measure(inputs: SuiteInputs, judge: Judge) -> Benign:
         return cast(Rate, clustered_rate(list(rows.values()), [clusters[name] for name in rows], seed))
 
     max_calls = settings.max_judge_calls
-    refusals, corrections = _refusals(folder, benign), _corrections(folder, prompts, judge, max_calls)
+    judge_refusals = make_refusal_judge(settings.refusal_judge)
+    refusals = _refusals(folder, benign, judge_refusals)
+    corrections = _corrections(folder, prompts, judge, max_calls)
     metrics: Benign = {
         "refusal": {group: share(rows) for group, rows in refusals.items()},
         "correction": {group: share(rows) for group, rows in corrections.items()},
@@ -173,7 +176,7 @@ def measure(inputs: SuiteInputs, judge: Judge) -> Benign:
     }
     if settings.baseline_dir and (Path(settings.baseline_dir) / ROWS_FILE).is_file():
         baseline = Path(settings.baseline_dir)
-        before = _refusals(baseline, benign) | _corrections(baseline, prompts, judge, max_calls)
+        before = _refusals(baseline, benign, judge_refusals) | _corrections(baseline, prompts, judge, max_calls)
         metrics["difference"] = {
             group: cast(PairedDifference | None, paired_rate_difference(rows, before.get(group, {}), clusters, seed))
             for group, rows in (refusals | corrections).items()

@@ -1,6 +1,6 @@
 """The model's answers to held-out benign prompts, which every evaluation asks: over-refusal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -9,7 +9,6 @@ from course_correction.base.ranks import Ranks
 from course_correction.base.resumable_rows import PROMPTS_PER_UNIT
 from course_correction.generation.evaluated_model import EvaluatedModel, sample_rows
 from course_correction.generation.protocol import Prefill, SamplingSettings
-from course_correction.judges.pattern import judge_refusal
 from course_correction.statistics.clustered_rates import paired_rate_difference
 from course_correction.statistics.corr_at_k import rate_with_interval
 from course_correction.suites.settings import SuiteSettings
@@ -48,22 +47,30 @@ def sample_benign_answers(folder: Path, settings: SuiteSettings, model: Evaluate
     sample_rows(folder / BENIGN_ANSWERS_FILE, ids, answer, model, ranks, "benign prompts")
 
 
-def measure_over_refusal(folder: Path, baseline: Path | None, seed: int) -> dict[str, object]:
+def measure_over_refusal(
+    folder: Path, baseline: Path | None, judge_refusals: Callable[[Sequence[str]], list[bool]], seed: int
+) -> dict[str, object]:
     """Return the parts `over_refusal` and, with a baseline, `over_refusal_difference` of metrics.json.
 
     The difference is None if the baseline asked no benign prompt.
+
+    Args:
+        folder: The run folder.
+        baseline: That of the baseline, or None.
+        judge_refusals: Says of each answer whether it refuses.
+        seed: Of the bootstrap.
     """
-    refusals = _read_refusals(folder)
+    refusals = _read_refusals(folder, judge_refusals)
     metrics: dict[str, object] = {"over_refusal": rate_with_interval(list(refusals.values()), seed)}
     if baseline:
-        before = _read_refusals(baseline)
+        before = _read_refusals(baseline, judge_refusals)
         metrics["over_refusal_difference"] = paired_rate_difference(
             refusals, before, {name: name for name in refusals}, seed
         )
     return metrics
 
 
-def _read_refusals(folder: Path) -> dict[str, bool]:
+def _read_refusals(folder: Path, judge_refusals: Callable[[Sequence[str]], list[bool]]) -> dict[str, bool]:
     rows = list(read_benign_answers(folder))
-    refused = judge_refusal([row["answer"] for row in rows])
+    refused = judge_refusals([row["answer"] for row in rows])
     return {row["request_id"]: value for row, value in zip(rows, refused, strict=True)}

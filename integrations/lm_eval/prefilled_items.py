@@ -6,7 +6,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import encode_answer
 from course_correction.generation.loading import load_tokenizer
-from course_correction.judges.pattern import PatternJudge
+from course_correction.judges.encoder import EncoderJudge
 from course_correction.judges.protocol import JudgedPath
 from course_correction.synthesis.sources import SEED, read_eval_items
 
@@ -62,7 +62,7 @@ def keep_all_paths(responses: Iterable[Sequence[str]], documents: Sequence[dict[
 def judge_paths(document: dict[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
     """Return Corr(x, k), omitted if no path is scored, and the share of unscored paths."""
     (paths,) = results
-    verdicts = PatternJudge().judge([JudgedPath(document["request"], document["prefill"], path) for path in paths])
+    verdicts = EncoderJudge().judge([JudgedPath(document["request"], document["prefill"], path) for path in paths])
     scored = [verdict.corrected for verdict in verdicts if verdict.corrected is not None]
     unscored = 1 - len(scored) / len(verdicts)
     return {"corr": sum(scored) / len(scored), "unscored": unscored} if scored else {"unscored": unscored}

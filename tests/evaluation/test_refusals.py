@@ -19,7 +19,7 @@ from tests.support.rows import write_rows
         ({"seed": 1}, "seed: 0 there, 1 now"),
         ({"max_requests": 3}, "num_requests: 4 there, 3 now"),
         ({"max_benign": 1}, "max_benign: 2 there, 1 now"),
-        ({"judge": "openai"}, "judge: \\['pattern'\\] there, \\['openai'\\] now"),
+        ({"judge": "openai"}, "judge: \\['encoder'\\] there, \\['openai'\\] now"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -20,10 +20,10 @@ DECIDED = {
     },
     "judging": {
         "judge", "judge_model", "judge_revision", "judge_threshold", "judge_by_probability", "judge_label",
-        "judge_base_url",
+        "judge_base_url", "refusal_judge", "judge_critique_tokens",
     },
     "jailbreak": {"jailbreak_ciphers", "jailbreak_max_new_tokens", "max_attack_prompts"},
-    "jailbreak_judging": {"jailbreak_judge", "jailbreak_judge_model", "jailbreak_judge_revision"},
+    "jailbreak_judging": {"refusal_judge", "jailbreak_judge", "jailbreak_judge_model", "jailbreak_judge_revision"},
     "general": {
         "general_tasks", "general_limit", "general_num_fewshot", "general_batch_size", "general_chat_template",
     },

@@ -11,7 +11,7 @@ from course_correction.generation.chat_format import encode_answer, render_promp
 from course_correction.generation.loading import load_tokenizer
 from course_correction.generation.offline_models import resolve_model_name
 from course_correction.generation.protocol import Model, Tokenizer
-from course_correction.judges.pattern import PatternJudge
+from course_correction.judges.encoder import EncoderJudge
 from course_correction.judges.protocol import ScriptedJudge
 from tests.support.evaluation import Paths, run_eval_py
 from tests.support.rows import ROOT, read_data
@@ -63,7 +63,7 @@ def test_the_harness_reproduces_the_greedy_paths_and_rates_of_eval_py(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     by_letters = ScriptedJudge(lambda path: sum(path.continuation.encode()) % 2 == 0)
-    monkeypatch.setattr(PatternJudge, "judge", lambda _, paths: by_letters.judge(paths))
+    monkeypatch.setattr(EncoderJudge, "judge", lambda _, paths: by_letters.judge(paths))
     results = harness(tiny_model_folder, ["c2_eval"], 4, 3)
     lengths = list(range(10, 90, 10))
     wanted, metrics = run_eval_py(

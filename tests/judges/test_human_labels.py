@@ -16,6 +16,7 @@ from course_correction.judges.human_labels import (
     people_table,
     read_labelled_answers,
 )
+from course_correction.judges.pattern import judge_refusal
 from course_correction.judges.protocol import ScriptedJudge
 from tests.support.human_labels import write_answers
 from tests.support.rows import write_rows
@@ -36,7 +37,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_a_partial_refusal_is_counted_both_ways_and_families_stand_beside_all(files):
     answers = [answer for file in files for answer in read_labelled_answers(Path(file))]
-    measured = measure_on_people(answers, ScriptedJudge(lambda path: "sorry" in path.continuation))
+    measured = measure_on_people(answers, ScriptedJudge(lambda path: "sorry" in path.continuation), judge_refusal)
     assert list(measured) == ["one", "two", "all"]
     one = measured["one"]
     as_refusal, as_compliance = one["partial_as_refusal"], one["partial_as_compliance"]
@@ -54,16 +55,18 @@ def test_the_correction_judge_reads_as_many_words_as_a_path_holds(files):
     lengths = []
     answers = read_labelled_answers(Path(write_answers(Path(files[0]).parent, "long", [
         ("How?", "word " * 90, COMPLIANCE, COMPLIANCE, COMPLIANCE)])))  # fmt: skip
-    measure_on_people(answers, ScriptedJudge(lambda path: lengths.append(len(path.continuation.split())) or False))
+    measure_on_people(
+        answers, ScriptedJudge(lambda path: lengths.append(len(path.continuation.split())) or False), judge_refusal
+    )
     assert lengths == [26]
 
 
 def test_the_command_writes_the_rates_and_shows_no_text(files, tmp_path):
     settings = EvaluationSettings(calibrate=True, labelled_file=files, output_dir=str(tmp_path / "out"))
     table, path = calibrate_judge(settings)
-    assert "| one | 3 | 0.67 [" in table and "| all | 6 |" in table and "Judge pattern on the first 26 words" in table
+    assert "| one | 3 | 0.67 [" in table and "| all | 6 |" in table and "Judge encoder on the first 26 words" in table
     written = json.loads(path.read_text())
-    assert written["judge"] == "pattern" and set(written["models"]) == {"one", "two", "all"}
+    assert written["judge"] == "encoder" and set(written["models"]) == {"one", "two", "all"}
     assert not any(text in table + path.read_text() for text in ("homework", "sorry", "lid"))
 
 
@@ -93,6 +96,6 @@ def test_files_of_both_kinds_or_several_of_the_projects_kind_are_refused(files, 
 
 
 def test_a_measure_that_nothing_was_counted_for_is_shown_as_a_dash(files):
-    measured = measure_on_people(read_labelled_answers(Path(files[1])), ScriptedJudge(lambda path: None))
+    measured = measure_on_people(read_labelled_answers(Path(files[1])), ScriptedJudge(lambda path: None), judge_refusal)
     assert list(measured) == ["two"]
     assert "| two | – | – |" in people_table(measured, "scripted")

@@ -52,7 +52,8 @@ def test_a_text_that_holds_its_own_fence_cannot_close_it(monkeypatch):
 
 
 def test_make_judge_returns_the_judge_of_that_name():
-    assert make_judge(JudgeSettings()).name == "pattern"
+    assert make_judge(JudgeSettings()).name == "encoder"
+    assert make_judge(JudgeSettings(judge=["pattern"])).name == "pattern"
     openai = {"judge": ["openai"], "judge_model": ["m"], "judge_base_url": "http://127.0.0.1:1/v1"}
     assert make_judge(JudgeSettings(**openai)).name == "openai/m"
     both = make_judge(JudgeSettings(**openai | {"judge": ["pattern", "openai"]}))
@@ -65,6 +66,23 @@ def test_make_judge_returns_the_judge_of_that_name():
 @pytest.fixture(scope="module")
 def chat_judge(tiny_model_folder) -> TransformersJudge:
     return TransformersJudge(str(tiny_model_folder))
+
+
+def test_a_critique_is_written_first_and_the_verdict_is_asked_for_behind_it(chat_judge, tiny_model_folder, monkeypatch):
+    monkeypatch.setattr(judge_prompt, "_LEAST_ANSWER_MASS", 0.0)
+    judge = TransformersJudge(str(tiny_model_folder), critique_tokens=5)
+    rendered = []
+    render = judge._render
+    monkeypatch.setattr(judge, "_render", lambda messages: rendered.append(messages) or render(messages))
+    paths = sample_paths("wait", "stop")
+    scores = judge.scores(paths)
+    assert all(0 <= score <= 1 for score in scores) and scores != chat_judge.scores(paths)
+    first, second = rendered[: len(paths)], rendered[len(paths) :]
+    assert all("In two sentences" in messages[-1]["content"] for messages in first)
+    assert all("one word" not in messages[0]["content"] for messages in first)
+    for before, after in zip(first, second, strict=True):
+        assert after[: len(before)] == before and [one["role"] for one in after[len(before) :]] == ["assistant", "user"]
+    assert judge.name.endswith("with a critique")
 
 
 def test_a_chat_models_score_is_its_probability_of_yes_and_does_not_depend_on_the_batch(chat_judge, monkeypatch):
@@ -181,7 +199,7 @@ def test_several_judges_vote_and_their_votes_are_kept():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"judge": ["nobody"]}, "judge is 'nobody', but takes pattern, openai"),
+        ({"judge": ["nobody"]}, "judge is 'nobody', but takes encoder, pattern, openai"),
         ({"judge": []}, "Name at least one"),
         ({"judge": ["pattern", "pattern"]}, "each only once"),
         ({"judge": ["transformers"]}, "needs judge_model"),
@@ -202,4 +220,5 @@ def test_limits_outside_their_range_are_refused(change):
 
 def test_the_settings_that_decide_verdicts_are_those_of_the_judge():
     names = {"judge", "judge_model", "judge_revision", "judge_threshold", "judge_by_probability", "judge_label"}
-    assert set(identity_of(JudgeSettings(), "judging")) == names | {"judge_base_url"}
+    names |= {"judge_base_url", "refusal_judge", "judge_critique_tokens"}
+    assert set(identity_of(JudgeSettings(), "judging")) == names
