@@ -15,6 +15,9 @@ from course_correction.evaluation.judge import VERDICTS_FILE
 from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.generation.evaluated_model import EvaluatedModel
 from course_correction.judges.calibration import quote_calibration
+from course_correction.judges.choice import make_refusal_judge
+from course_correction.judges.families import model_family
+from course_correction.judges.known_agreement import known_refusal_agreement
 from course_correction.judges.pattern import find_correction
 from course_correction.report.run_data import path_key, read_generations, read_run, read_verdicts
 from course_correction.report.schema import Metrics, VerdictRow
@@ -66,12 +69,18 @@ def measure(
     too_short = Counter(row["prefill_tokens"] for row in read_generations(folder) if row.get("too_short"))
     metrics: dict[str, Any] = {**summarise(rates, too_short, seed)}
     verdicts = list(read_verdicts(folder))
-    quoted = quote_calibration(judge_name, Path(file) if (file := settings.judge_calibration) else None)
+    family = settings.model_family or model_family(settings.model_name_or_path)
+    quoted = quote_calibration(judge_name, family, Path(file) if (file := settings.judge_calibration) else None)
+    metrics["refusal_agreement"] = {
+        "judge": settings.refusal_judge,
+        "family": family,
+        "on_family": known_refusal_agreement(settings.refusal_judge, family),
+    }
     metrics |= _about_judging(verdicts, quoted, metrics["corr_mean"], rates, seed)
     metrics["requests_needed"] = {"width": _WIDTH, "requests": requests_for_width(rates, _WIDTH)}
     metrics["first_correction"] = summarise_positions(list(_correction_positions(folder, verdicts, items, model)), seed)
     if settings.max_benign:
-        metrics |= measure_over_refusal(folder, baseline, seed)
+        metrics |= measure_over_refusal(folder, baseline, make_refusal_judge(settings.refusal_judge), seed)
         if benign_kl := measure_benign_kl(folder, model, settings.max_benign):
             metrics["benign_kl"] = benign_kl
     if (folder / METRICS_FILE).is_file():
@@ -160,8 +169,8 @@ def _about_judging(
     }
     if votes := [row["votes"] for row in verdicts if "votes" in row]:
         metrics["judges_kappa"] = agreement_matrix({name: [row[name] for row in votes] for name in votes[0]})
-    if quoted and corr_mean["value"] is not None:
-        counts = Confusion(**quoted["sampled_counts"])
+    if quoted and quoted["on_family"] and corr_mean["value"] is not None:
+        counts = Confusion(**quoted["on_family"]["counts"])
         estimate = corrected_rate(corr_mean["value"], resample_corr_mean(rates, seed), counts, seed)
         metrics["corr_mean_adjusted"] = estimate
     return metrics

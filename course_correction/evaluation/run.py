@@ -96,7 +96,9 @@ def calibrate_judge(settings: EvaluationSettings) -> tuple[str, Path]:
             raise UsageError("labelled_file names files of XSTest and others. Measure on one kind per run.")
         answers = [answer for file in files for answer in read_labelled_answers(Path(file))]
         judge = judge_choice.make_judge(settings)
-        labels = measure_on_people(answers, judge, settings.seed, settings.max_judge_calls)
+        labels = measure_on_people(
+            answers, judge, judge_choice.make_refusal_judge(settings.refusal_judge), settings.seed, settings.max_judge_calls
+        )
         return people_table(labels, judge.name), write_people(folder, labels, judge.name)
     if len(files) > 1:
         raise UsageError(f"labelled_file names {len(files)} files. Pass one JSONL file, or files of XSTest.")

@@ -55,7 +55,13 @@ class EvaluationSettings(ResultPushSettings, SuiteSettings):
     )
     judge_calibration: str | None = setting(
         None,
-        "judge_calibration.json of the judge, to quote in the report; the pattern judge is measured without it",
+        "judge_calibration.json of the judge, to quote in the report; encoder and pattern have one",
+        group="judging",
+        identity=(),
+    )
+    model_family: str | None = setting(
+        None,
+        "family whose texts the judge's agreement is quoted on, such as llama-2; by default the model's name tells it",
         group="judging",
         identity=(),
     )

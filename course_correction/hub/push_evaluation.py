@@ -13,6 +13,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest
 from course_correction.hub.client import ParentMoved, one_line, with_retries
 from course_correction.hub.push import HubRepo, find_revision, push, read_file
+from course_correction.report.judge_quotes import judge_sentences
 from course_correction.report.run_data import read_run
 from course_correction.report.schema import Metrics
 from course_correction.report.tables import metrics_table
@@ -28,7 +29,8 @@ _TITLE = "C²-Eval results"
 IDENTITY = (
     *("items", "items_revision", "max_requests", "prefill_tokens", "prefill_mode", "num_paths", "max_new_tokens"),
     *("temperature", "top_p", "seed", "chat_template"),
-    *("judge_model", "judge_threshold", "judge_by_probability", "judge_label"),
+    *("judge_model", "judge_threshold", "judge_by_probability", "judge_critique_tokens", "judge_label"),
+    "refusal_judge",
 )
 _ROUNDS = 5  # Merges with what others push in the meantime.
 
@@ -108,7 +110,8 @@ def merge_card(content: str | None, metrics: Metrics, repo_id: str, dataset_id: 
     key = evaluation_key(metrics)
     begin, end = f"<!-- c2-eval {key} -->", f"<!-- /c2-eval {key} -->"
     table = metrics_table({"measured": metrics}, metrics.get("difference_to_baseline"))
-    section = f"{begin}\n## Course-correction (C²-Eval)\n\n{_notes(metrics)}. Report: `c2_eval/{key}/`.\n\n{table}\n{end}"
+    notes = f"{_notes(metrics)}. Report: `c2_eval/{key}/`. {judge_sentences(metrics)}"
+    section = f"{begin}\n## Course-correction (C²-Eval)\n\n{notes}\n\n{table}\n{end}"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     text = card.text
     card.text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}\n"

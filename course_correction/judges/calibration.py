@@ -2,22 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from course_correction.base.errors import UsageError
 from course_correction.base.files import read_jsonl, write_json
 from course_correction.base.markdown import markdown_table
 from course_correction.base.run_folder import library_versions
+from course_correction.judges.known_agreement import known_calibration, summarise_family
 from course_correction.judges.majority import MajorityJudge
-from course_correction.judges.pattern import PatternJudge
 from course_correction.judges.protocol import GradedJudge, Judge, JudgedPath
 from course_correction.judges.server import check_calls
 from course_correction.statistics.judge_agreement import (
     MEASURES,
     agreement_matrix,
-    count_agreement,
     fit_threshold,
     summarise_agreement,
 )
@@ -28,7 +26,11 @@ SPLITS = ("development", "measured", "sampled")
 
 
 class LabelledRow(TypedDict):
-    """A path with its label. `kind` names its difficulty; rows whose kind starts with `sampled` are models' own texts."""
+    """A path with its label.
+
+    `kind` names its difficulty. Rows whose kind starts with `sampled` are models' own texts; `family` names the model's
+    family, see `model_family`.
+    """
 
     split: str
     kind: str
@@ -36,6 +38,10 @@ class LabelledRow(TypedDict):
     request: str
     initial_harmful_response: str
     continuation: str
+    family: NotRequired[str | None]
+
+
+_COLUMNS = {name: str for name in LabelledRow.__annotations__ if name != "family"} | {"corrected": bool}
 
 
 def read_labelled(path: Path | None = None) -> list[LabelledRow]:
@@ -49,7 +55,7 @@ def read_labelled(path: Path | None = None) -> list[LabelledRow]:
         raise UsageError(f"The labelled set {path} does not exist. Check labelled_file.")
     rows: list[Any] = list(read_jsonl(path))
     for number, row in enumerate(rows, 1):
-        wrong = [name for name, kind in LabelledRow.__annotations__.items() if not isinstance(row.get(name), kind)]
+        wrong = [name for name, kind in _COLUMNS.items() if not isinstance(row.get(name), kind)]
         if wrong or row["split"] not in SPLITS:
             missing = ", ".join(wrong) or f"a split of {' or '.join(SPLITS)}"
             raise UsageError(f"{path}: row {number} lacks {missing}. Correct the row.")
@@ -93,12 +99,17 @@ def calibrate(judge: Judge, rows: Sequence[LabelledRow], seed: int = 0, max_call
                 [rows[index]["kind"] for index in chosen],
                 seed,
             )
-    # The models' own texts, where the set marks them, tell the error of a rate.
-    measured = [index for index, row in enumerate(rows) if row["split"] != SPLITS[0]]
-    sampled = [index for index in measured if rows[index]["kind"].startswith("sampled")] or measured
-    calibration["sampled_counts"] = asdict(
-        count_agreement([rows[index]["corrected"] for index in sampled], [verdicts[index] for index in sampled])
-    )
+    # A model's own texts tell the error of a rate that is measured on its family.
+    families: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if (family := row.get("family")) and row["split"] != SPLITS[0]:
+            families.setdefault(family, []).append(index)
+    calibration["families"] = {
+        family: summarise_family(
+            [rows[index]["corrected"] for index in chosen], [verdicts[index] for index in chosen], "labelled set", seed
+        )
+        for family, chosen in families.items()
+    }
     return calibration
 
 
@@ -125,6 +136,12 @@ def calibration_table(calibration: dict[str, Any]) -> str:
         rows.append([kind.replace("_", " "), label, entry["rows"], rate])
     head = [f"kind ({detailed} part)", "label", "rows", "error rate [95% interval]"]
     tables.append(markdown_table(head, rows, ["left", "left", "right", "right"]))
+    if families := calibration.get("families"):
+        rows = [
+            [name, entry["rows"], *(cell(entry[measure]) for measure in ("precision", "sensitivity", "kappa"))]
+            for name, entry in families.items()
+        ]
+        tables.append(markdown_table(["family", "rows not used for fitting", "precision", "recall", "Cohen's κ"], rows))
     if "kappa" in calibration:
         rows = [
             [name, *("–" if kappa is None else f"{kappa:.2f}" for kappa in row.values())]
@@ -134,20 +151,21 @@ def calibration_table(calibration: dict[str, Any]) -> str:
     return "\n\n".join(tables)
 
 
-def quote_calibration(judge_name: str, path: Path | None) -> dict[str, Any] | None:
-    """Return a judge's measures on the measured split, to report with its rates; None without a calibration.
+def quote_calibration(judge_name: str, family: str | None, path: Path | None) -> dict[str, Any] | None:
+    """Return a judge's measures to report with its rates; None if it was not measured.
 
     Args:
         judge_name: Name of the judge.
-        path: Its `judge_calibration.json`. Without it the pattern judge, which takes no time, is measured now.
+        family: Family of the model under evaluation, None if unknown. `on_family` holds the measures on its texts.
+        path: The judge's `judge_calibration.json`. Without it the offline judges quote what was measured with their weights.
 
     Raises:
         UsageError: If the file is of another judge, or not a calibration.
     """
     if path is None:
-        if judge_name != PatternJudge.name:
+        calibration = known_calibration(judge_name)
+        if calibration is None:
             return None
-        calibration = calibrate(PatternJudge(), read_labelled())
     else:
         try:
             calibration = json.loads(path.read_text())
@@ -158,8 +176,9 @@ def quote_calibration(judge_name: str, path: Path | None) -> dict[str, Any] | No
             raise UsageError(
                 f"{path} measures the judge {measured_judge}, not {judge_name}. Calibrate {judge_name}, or change judge."
             )
-    part, counts = calibration["measured"], calibration["sampled_counts"]
-    return {name: part[name] for name in (*MEASURES, "rows", "unscored_rate")} | {"sampled_counts": counts}
+    part = calibration["measured"]
+    quoted = {name: part[name] for name in (*MEASURES, "rows", "unscored_rate")}
+    return quoted | {"family": family, "on_family": calibration.get("families", {}).get(family)}
 
 
 def write_calibration(folder: Path, calibration: dict[str, Any]) -> Path:

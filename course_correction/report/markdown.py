@@ -5,8 +5,9 @@ from pathlib import Path
 
 from course_correction.base.files import write_atomically
 from course_correction.base.markdown import markdown_table
+from course_correction.report.judge_quotes import judge_sentences
 from course_correction.report.plots import plot_curves
-from course_correction.report.schema import CorrDifference, Estimate, JudgeAgreement, Metrics
+from course_correction.report.schema import CorrDifference, Metrics
 from course_correction.report.tables import metrics_table
 
 
@@ -42,7 +43,7 @@ are bootstrapped over distinct requests. {"The difference is paired by request."
 
 {_requests_needed(metrics)}
 {too_short} combinations of item and k were left out because the response is shorter than k (responses are never padded).
-Judge: `{metrics["judge"]}`, {_agreement(metrics.get("judge_agreement"))}.
+{judge_sentences(metrics)}
 Model: `{metrics["model"]}`. Sampling and judging took {metrics["seconds"]:.0f} seconds.
 {notes}
 ## Settings
@@ -53,18 +54,6 @@ Model: `{metrics["model"]}`. Sampling and judging took {metrics["seconds"]:.0f} 
 """
     write_atomically(folder / "report.md", text)
     return folder / "report.md"
-
-
-def _agreement(agreement: JudgeAgreement | None) -> str:
-    if not agreement or None in (agreement["precision"]["value"], agreement["sensitivity"]["value"]):
-        return "not measured on labels"
-    precision, recall = _measure(agreement["precision"]), _measure(agreement["sensitivity"])
-    return f"precision {precision}, recall {recall} on {agreement['rows']} labelled, hard rows (docs/evaluation.md)"
-
-
-def _measure(entry: Estimate) -> str:
-    low, high = entry.get("ci95") or (float("nan"), float("nan"))
-    return f"{entry['value']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _requests_needed(metrics: Metrics) -> str:

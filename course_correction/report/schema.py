@@ -47,6 +47,25 @@ class ConfusionCounts(TypedDict):
     unscored: NotRequired[int]
 
 
+class FamilyAgreement(TypedDict):
+    """A judge's verdicts against labels, on texts of one model family."""
+
+    precision: Estimate
+    sensitivity: Estimate
+    kappa: Estimate
+    rows: int
+    counts: ConfusionCounts
+    source: str
+
+
+class RefusalAgreement(TypedDict):
+    """The refusal judge's verdicts against labels, on answers of the family of the model under evaluation."""
+
+    judge: str
+    family: str | None
+    on_family: FamilyAgreement | None
+
+
 class JudgeAgreement(TypedDict, total=False):
     """The judge's verdicts against labels. Measures lie in [0, 1], except `kappa`, which lies in [-1, 1]."""
 
@@ -57,7 +76,8 @@ class JudgeAgreement(TypedDict, total=False):
     kappa: Estimate
     rows: int
     unscored_rate: float
-    sampled_counts: ConfusionCounts  # On the rows whose continuations were sampled from models.
+    family: str | None  # Of the model under evaluation; None if its name tells none.
+    on_family: FamilyAgreement | None  # On texts of that family; None if the judge was not measured on them.
 
 
 class RequestsNeeded(TypedDict):
@@ -154,6 +174,7 @@ class Judging(TypedDict):
 
     judge: str
     judge_agreement: NotRequired[JudgeAgreement | None]  # None if the judge was not measured on labels.
+    refusal_agreement: NotRequired[RefusalAgreement]  # Of the judge of over-refusal and of attacks.
     judges_kappa: NotRequired[dict[str, dict[str, float | None]]]  # Cohen's kappa by pair of judges, if several vote.
     unscored_rate: NotRequired[float]
     unscored_reasons: NotRequired[dict[str, int]]  # Paths by reason.

@@ -24,7 +24,10 @@ def test_metrics_have_the_shape_of_contract_seven(settings_for, tmp_path, tiny_m
     assert metrics["corr_mean"].keys() == {"value", "ci95"}
     assert metrics["over_refusal"].keys() == {"value", "ci95", "count"} and metrics["over_refusal"]["count"] == 2
     assert metrics["model"] == tiny_model_folder.name
-    assert metrics["judge"] == "pattern"
+    assert metrics["judge"] == "encoder"
+    # The tiny model's name tells no family, so no agreement is quoted for it and no rate adjusted.
+    assert metrics["judge_agreement"]["on_family"] is None and "corr_mean_adjusted" not in metrics
+    assert metrics["refusal_agreement"] == {"judge": "encoder", "family": None, "on_family": None}
     assert metrics["settings"]["num_paths"] == 2 and metrics["settings"]["seed"] == 0
     assert {"course-correction", "python", "torch", "transformers"} <= metrics["versions"].keys()
     assert metrics["seconds"] >= 0
@@ -94,8 +97,10 @@ def test_the_report_has_the_position_of_corrections_and_the_rate_adjusted_for_ju
     rows = [row if row.get("too_short") else row | {"continuation": text} for row in rows_of(folder)]
     write_rows(folder / "generations.jsonl", rows)
     (folder / "verdicts.jsonl").unlink()
-    metrics = evaluate(settings_for())
+    metrics = evaluate(settings_for(model_family="smollm2"))
     assert metrics["corr_mean"]["value"] == 1.0
+    assert metrics["judge_agreement"]["on_family"]["rows"] > 100
+    assert metrics["refusal_agreement"]["on_family"]["rows"] == 120
     assert metrics["corr_mean_adjusted"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     position = metrics["first_correction"]
     whole = len(load_tokenizer(str(tiny_model_folder))(text, add_special_tokens=False)["input_ids"])

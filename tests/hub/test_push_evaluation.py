@@ -64,7 +64,7 @@ def test_a_pushed_evaluation_has_the_same_values_in_results_card_and_files(hub, 
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[RESULTS]))
     assert (entry.dataset_id, entry.task_id) == ("me/c2-eval", "c2_eval")
     assert entry.value == pytest.approx(metrics["corr_mean"]["value"], abs=1e-4)
-    assert "judge pattern" in entry.notes and "items items.jsonl, 3 requests" in entry.notes
+    assert "judge encoder" in entry.notes and "items items.jsonl, 3 requests" in entry.notes
     header, body = read_card(hub)
     assert header["license"] == "apache-2.0" and header["tags"] == ["mine"] and "Words of mine." in body
     (index,) = header["model-index"]

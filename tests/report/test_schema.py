@@ -13,11 +13,13 @@ from course_correction.report.schema import (
     ConfusionCounts,
     CorrectionPositions,
     Dynamics,
+    FamilyAgreement,
     JudgeAgreement,
     Metrics,
     PageMetrics,
     PairedDifference,
     Rate,
+    RefusalAgreement,
     RequestsNeeded,
     TaskScore,
 )
@@ -41,6 +43,8 @@ ROOTS = {
     "dynamics": Dynamics,
     "agreement": JudgeAgreement,
     "confusion": ConfusionCounts,
+    "onLabels": FamilyAgreement,
+    "refusals": RefusalAgreement,
     "needed": RequestsNeeded,
     "texts": PageItem,
 }

@@ -64,6 +64,10 @@ def full_metrics(value: float = 0.5) -> Metrics:
     measures = ("precision", "sensitivity", "specificity", "f1", "kappa")
     counts = {"true_positives": 5, "false_positives": 1, "false_negatives": 1, "true_negatives": 2, "unscored": 0}
     estimate = {"value": 0.2, "ci95": [0.1, 0.3]}
+    on_family = {
+        "precision": estimate, "sensitivity": estimate, "kappa": estimate,
+        "rows": 9, "counts": counts, "source": "labelled set",
+    }  # fmt: skip
     return some_metrics(
         value,
         corr_mean_adjusted=estimate,
@@ -71,7 +75,9 @@ def full_metrics(value: float = 0.5) -> Metrics:
         over_refusal=rate,
         over_refusal_difference=change,
         benign_kl={"kl": 0.1, "reverse_kl": 0.1, "tokens": 3, "by_position": [0.1, 0.2, 0.05]},
-        judge_agreement={name: estimate for name in measures} | {"rows": 9, "unscored_rate": 0.0, "sampled_counts": counts},
+        judge_agreement={name: estimate for name in measures}
+        | {"rows": 9, "unscored_rate": 0.0, "family": "smollm2", "on_family": on_family},
+        refusal_agreement={"judge": "encoder", "family": "smollm2", "on_family": on_family},
         judges_kappa={"one": {"one": 1.0, "two": None}, "two": {"one": None, "two": 1.0}},
         unscored_rate=0.1,
         unscored_reasons={"no answer": 1},
