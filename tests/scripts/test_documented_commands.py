@@ -27,6 +27,7 @@ RUN_ELSEWHERE = {
     "make test-integrations": "CI runs it",
     "make check": "CI runs it",
     "make install": "every target of CI depends on it",
+    "make models": "fetches 1.4 GB; tests/generation/test_offline_models.py fetches the smaller of the two models",
     "make export": "its commands are run here, as README.md and docs/data.md have them",
     "make hub": "tests/hub/test_loopback_routes.py serves it",
     "make help": "prints the targets",
@@ -99,7 +100,8 @@ def smallest(script: str, arguments: Sequence[str]) -> list[str]:
             continue
         words += [option, str(value)]
     if "--judge_model" in words:
-        words += ["--labelled_file", "labelled.jsonl"]
+        # The larger offline models would be fetched.
+        words += ["--labelled_file", "labelled.jsonl", "--judge_model", "smollm2-135m"]
     return words
 
 
