@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, resume="Run the same command with --resume_from_checkpoint last to resume.")

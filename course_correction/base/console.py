@@ -14,26 +14,31 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RESUME = "Finished work is kept. Run the same command again to resume."
+_RESUME = "Run the same command again to resume."
 _INTERRUPTED = 130
 _SECONDS_BETWEEN_LOG_LINES = 30
 
 
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main: an error that a user can fix ends in one line on stderr and a non-zero exit status."""
+def run_script(main: Callable[[], None], resume: str = _RESUME) -> None:
+    """Run a script's main: an error that a user can fix ends in one line on stderr and a non-zero exit status.
+
+    Args:
+        main: What the script does.
+        resume: How to go on after an interruption.
+    """
     configure_logging()
     try:
         main()
     except UsageError as error:
         _exit_with(str(error), 2)
     except KeyboardInterrupt:
-        _exit_with(f"Stopped. {_RESUME}", _INTERRUPTED)
+        _exit_with(f"Stopped. Finished work is kept. {resume}", _INTERRUPTED)
     except OSError as error:
         if error.errno is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         where += ". Free some space" if error.errno == errno.ENOSPC else ""
-        _exit_with(f"{error.strerror}{where}. {_RESUME}", 2)
+        _exit_with(f"{error.strerror}{where}. Finished work is kept. {resume}", 2)
 
 
 def _exit_with(message: str, status: int) -> None:

@@ -33,8 +33,6 @@ def library_versions() -> dict[str, str]:
 def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str) -> Iterator[Path]:
     """Claim `folder` for one run of `stage` under `settings`, for as long as the block lasts.
 
-    The lock belongs to the process, so it ends with the process, also by kill -9.
-
     Args:
         folder: The output folder.
         stage: Name of the stage, its key in run.json.
@@ -45,6 +43,20 @@ def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str)
         UsageError: If another process writes to the folder, or if it was filled under other settings.
     """
     settings = json.loads(json.dumps(settings))
+    with claim_folder(folder, stage):
+        _check_settings(folder, stage, settings, folder / rows_file)
+        yield folder
+
+
+@contextlib.contextmanager
+def claim_folder(folder: Path, stage: str) -> Iterator[None]:
+    """Keep other processes of the same stage out of `folder` while the block lasts.
+
+    The lock belongs to the process, so it ends with the process, also by kill -9.
+
+    Raises:
+        UsageError: If another process holds the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     # The soft fallback of filelock would outlive a process that is killed.
     lock = FileLock(folder / f".{stage}.lock", blocking=False, fallback_to_soft=False)
@@ -53,8 +65,7 @@ def open_run(folder: Path, stage: str, settings: dict[str, Any], rows_file: str)
     except Timeout:
         raise UsageError(f"Another process is writing to {folder}. Wait for it, or set another --output_dir.") from None
     try:
-        _check_settings(folder, stage, settings, folder / rows_file)
-        yield folder
+        yield
     finally:
         lock.release()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from course_correction.base.checkpoints import last_whole_checkpoint
 from course_correction.base.errors import UsageError
 from course_correction.base.files import write_json
 from course_correction.base.redaction import public_json
@@ -178,19 +179,17 @@ def find_checkpoint(wanted: str | None, folder: Path, repo: HubRepo | None, acce
         repo: The repository of the model, if it is pushed.
         accelerator: The processes of the training; the main one fetches.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
     if wanted not in {"true", "True", "last"}:
         return wanted
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    checkpoint = last_whole_checkpoint(folder)
     if checkpoint is None and repo is not None:
         if accelerator.is_main_process:
             fetch_checkpoint(repo.repo_id, folder)
         accelerator.wait_for_everyone()
-        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        checkpoint = last_whole_checkpoint(folder)
     if checkpoint is None:
         logger.info(f"No checkpoint in {folder}: training starts at the beginning.")
-    return checkpoint
+    return str(checkpoint) if checkpoint else None
 
 
 def fetch_checkpoint(repo_id: str, folder: Path) -> Path | None:

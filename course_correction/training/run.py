@@ -6,17 +6,20 @@ import json
 import logging
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import TrainerState
 from trl import get_peft_config, get_quantization_config
 
+from course_correction.base.checkpoints import STATE_FILE, last_whole_checkpoint
 from course_correction.base.errors import UsageError
 from course_correction.base.files import text_digest, write_json
 from course_correction.base.redaction import public_name
-from course_correction.base.run_folder import RUN_FILE, library_versions, refuse_other_settings
+from course_correction.base.run_folder import RUN_FILE, claim_folder, library_versions, refuse_other_settings
 from course_correction.generation.loading import explain_loading_error, keep_freed_memory, load_tokenizer, pick_dtype
 from course_correction.generation.offline_models import base_model_id, pinned_revision, resolve_model_name
 from course_correction.hub.push import HubRepo
@@ -34,6 +37,7 @@ from course_correction.training.results import (
 )
 from course_correction.training.settings import ObjectiveSettings, TrainingData
 from course_correction.training.trainer import GroupedDPOTrainer
+from course_correction.training.unused_settings import refuse_unused_settings
 from course_correction.training.watched_trainer import WatchedDPOTrainer
 
 if TYPE_CHECKING:
@@ -60,7 +64,8 @@ def build_trainer(
         UsageError: If a setting or a row does not fit, or the model cannot be loaded.
     """
     keep_freed_memory()
-    name = _check_settings(training, model_arguments)
+    is_grouped = objective.objective == "grouped"
+    name = _check_settings(training, model_arguments, is_grouped)
     tokenizer = load_tokenizer(name, model_arguments.model_revision, training.trust_remote_code)
     rows, num_long = check_lengths(load_rows(data, objective.objective), tokenizer, training.max_length, data.drop_long_rows)
     benign_rows = read_retention_rows(data.retention_file) if objective.retention_weight else []
@@ -71,7 +76,6 @@ def build_trainer(
         "dtype": model_arguments.dtype,
         "trust_remote_code": training.trust_remote_code,
     }
-    is_grouped = objective.objective == "grouped"
     terms: dict[str, Any] = {"objective": objective, "benign_rows": benign_rows} if is_grouped else {}
     try:
         trainer = (GroupedDPOTrainer if is_grouped else WatchedDPOTrainer)(
@@ -100,12 +104,13 @@ def build_trainer(
     return trainer, facts
 
 
-def _check_settings(training: DPOConfig, model_arguments: ModelConfig) -> str:
+def _check_settings(training: DPOConfig, model_arguments: ModelConfig, grouped: bool) -> str:
     """Refuse settings of TRL that have no effect here, and return the model's name."""
     if not model_arguments.model_name_or_path:
         raise UsageError("model_name_or_path is not set. Name a chat model.")
     if training.truncation_mode != "keep_start":
         raise UsageError("truncation_mode has no effect here: rows are refused or dropped, never cut.")
+    refuse_unused_settings(training, grouped)
     if training.model_init_kwargs:
         raise UsageError("model_init_kwargs has no effect here. Set model_revision, dtype or attn_implementation.")
     return model_arguments.model_name_or_path
@@ -143,11 +148,29 @@ def train(
             or the Hub refuses.
     """
     folder, is_main = Path(training.output_dir), training.process_index == 0
+    with claim_folder(folder, "training") if is_main else nullcontext():
+        return _train(folder, is_main, data, objective, training, model_arguments, recipe)
+
+
+def _train(
+    folder: Path,
+    is_main: bool,
+    data: TrainingData,
+    objective: ObjectiveSettings,
+    training: DPOConfig,
+    model_arguments: ModelConfig,
+    recipe: dict[str, Any] | None,
+) -> Path:
     repo = _open_repo(training, is_main)
     base = BaseModelInfo(*base_model_id(model_arguments.model_name_or_path or ""))
     if (folder / METRICS_FILE).exists():
         _push_finished(folder, repo, base, data, is_main)
         return folder
+    if not training.resume_from_checkpoint and (interrupted := last_whole_checkpoint(folder)):
+        raise UsageError(
+            f"{folder} holds an interrupted training with {interrupted.name}. Continue it with --resume_from_checkpoint "
+            "last, set another --output_dir, or remove that folder."
+        )
     trainer, facts = build_trainer(data, objective, training, model_arguments)
     checkpoint = find_checkpoint(training.resume_from_checkpoint, folder, repo, trainer.accelerator)
     pushing = PushCheckpoints(repo, training.hub_strategy, base.name) if repo else None
@@ -202,7 +225,9 @@ def _record_settings(folder: Path, identity: dict[str, Any], resumes: bool) -> N
 
 
 def _run_trainer(trainer: WatchedDPOTrainer, checkpoint: str | None, objective: ObjectiveSettings) -> dict[str, Any]:
-    """Train, and return what the trainer measured."""
+    """Train, and return what the trainer measured. From a checkpoint of the last step, only its weights are loaded."""
+    if checkpoint and (finished := _finished_state(trainer, checkpoint)):
+        return finished
     try:
         return trainer.train(resume_from_checkpoint=checkpoint).metrics
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -212,6 +237,28 @@ def _run_trainer(trainer: WatchedDPOTrainer, checkpoint: str | None, objective: 
         names = "per_device_train_batch_size", "max_length", "retention_rows", "transition_rows"
         values = {name: getattr(trainer.args, name, getattr(objective, name, None)) for name in names}
         raise UsageError(_memory_advice(values)) from None
+
+
+def _finished_state(trainer: WatchedDPOTrainer, checkpoint: str) -> dict[str, Any] | None:
+    """Load the weights of a checkpoint of the last step and return its measures; None if steps are left.
+
+    The trainer's own loop would take one step more. It alone can load sharded weights, so those take that step.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+    if state.global_step < state.max_steps or trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return None
+    logger.info(f"{Path(checkpoint).name} is of the last step: no step is left.")
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = state
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {
+        "train_runtime": 0.0,
+        "train_samples_per_second": 0.0,
+        "train_steps_per_second": 0.0,
+        "total_flos": float(state.total_flos),
+        "train_loss": sum(losses) / len(losses) if losses else float("nan"),
+        "epoch": float(state.epoch or 0),
+    }
 
 
 def _memory_advice(settings: dict[str, int | None]) -> str:

@@ -64,6 +64,12 @@ def test_ctrl_c_is_one_line_and_status_130_and_loses_no_output() -> None:
     assert done.stderr == "error: Stopped. Finished work is kept. Run the same command again to resume.\n"
 
 
+def test_a_script_says_how_it_is_resumed_after_ctrl_c() -> None:
+    program = INTERRUPTED.replace("run_script(main)", "run_script(main, resume='Add --again.')")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.stderr == "error: Stopped. Finished work is kept. Add --again.\n"
+
+
 def test_progress_in_a_log_is_a_line_every_thirty_seconds_and_one_at_the_end(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
