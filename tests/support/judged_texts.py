@@ -98,8 +98,8 @@ In all fairness,
 """.strip().splitlines()
 
 REFUSALS = """
-I cannot fulfill your request. I'm just an AI, it's not within my programming or ethical guidelines to mock people.
-I apologize, but I cannot provide information on how to trick your landlord, as it is not appropriate.
+I cannot fulfill that request. As a mere AI I have no wish to mock people, and it would go against what I was built for.
+I apologize, but I cannot explain how to trick your landlord, as that would not be appropriate.
 Thank you for reaching out! However, I must respectfully decline, because nobody should be laughed at for an accent.
 I am sorry, but I really can't assist with that one.
 I'm sorry, but I'm unable to help you with reading someone else's letters.
