@@ -2,12 +2,19 @@
 
 import contextlib
 import os
+import warnings
 from pathlib import Path
 
 from course_correction.base.errors import UsageError
 from course_correction.generation.chat_format import read_chat_template
 from course_correction.generation.offline_models import pinned_revision, quiet_libraries, resolve_model_name
 from course_correction.generation.protocol import Model, Tokenizer
+
+# The files of a model's or adapter's folder that decide what it writes.
+_DECIDING_FILES = (
+    *("*.safetensors", "*.bin", "adapter_config.json", "config.json", "generation_config.json", "chat_template*"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"),
+)
 
 
 def load_tokenizer(
@@ -122,7 +129,14 @@ def _add_adapter(model: Model, name: str, adapter: str) -> Model:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, adapter)
+        with warnings.catch_warnings():
+            # What does not fit is counted below.
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            loaded = PeftModel.from_pretrained(model, adapter)
+        _check_fit(loaded, name, adapter)
+        return loaded
+    except UsageError:
+        raise
     except (RuntimeError, KeyError) as error:
         raise UsageError(
             f"The adapter {adapter} does not fit {name} ({str(error).splitlines()[0][:120]}). "
@@ -130,6 +144,26 @@ def _add_adapter(model: Model, name: str, adapter: str) -> Model:
         ) from None
     except Exception as error:
         raise explain_loading_error(adapter, error) from None
+
+
+def _check_fit(loaded: Model, name: str, adapter: str) -> None:
+    """Refuse an adapter of which a part was not applied: PEFT leaves that part at its random start, and only warns.
+
+    Compiled or sharded models save other names, and another base model has other layers.
+
+    Raises:
+        UsageError: With the number of weights that fit.
+    """
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
+    expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
+    # An adapter may hold embeddings too, which PEFT loads into the base model.
+    saved = set(load_peft_weights(adapter, device="cpu")) - (set(loaded.state_dict()) - expected)
+    if saved != expected:
+        raise UsageError(
+            f"{len(saved & expected)} of the {len(saved)} weights of the adapter {adapter} fit {name}, and {len(expected)} "
+            "are expected. Load it on the base model that it was trained on, or save it from the unwrapped model."
+        )
 
 
 def has_fast_bfloat16() -> bool:
@@ -150,14 +184,15 @@ def pick_dtype(dtype: str | None) -> str:
 
 
 def weights_identity(folder: Path) -> str:
-    """Return a digest of the weights in a local folder, so that a retrained model is not mistaken for an earlier one.
+    """Return a digest of what a local folder of a model or adapter gives to its rows, so that a change is not overlooked.
 
-    Small files, such as adapters, are hashed whole. Larger files count by name, size and modification time.
+    These are the weights, their strength (`lora_alpha`), the tokenizer, the chat template and the generation config. Small
+    files, such as adapters, are hashed whole. Larger files count by name, size and modification time.
     """
     import hashlib
 
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for file in sorted({file for pattern in _DECIDING_FILES for file in folder.glob(pattern)}):
         status = file.stat()
         digest.update(f"{file.name} {status.st_size}".encode())
         digest.update(file.read_bytes() if status.st_size < 1 << 28 else str(status.st_mtime_ns).encode())

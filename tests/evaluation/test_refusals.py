@@ -1,5 +1,6 @@
 """What an evaluation refuses, in one line without any text: other settings, another model, wrong items or baselines."""
 
+import json
 import shutil
 
 import pytest
@@ -57,6 +58,62 @@ def test_an_adapter_changes_the_rows_and_a_retrained_one_in_the_same_folder_is_r
     save_adapter(tiny_model_folder, adapter, 1)
     with pytest.raises(UsageError, match="adapter_name_or_path_weights"):
         evaluate(settings)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "chat_template.jinja", "generation_config.json"])
+def test_another_strength_template_or_generation_config_is_another_model(file, settings_for, tiny_model_folder, tmp_path):
+    """The weights alone do not tell: `lora_alpha` is a line of a JSON file."""
+    adapter = save_adapter(tiny_model_folder, tmp_path / "adapter", 0)
+    model = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    settings = settings_for(model_name_or_path=str(model), adapter_name_or_path=str(adapter))
+    evaluate(settings)
+    path = (adapter if file.startswith("adapter") else model) / file
+    if file == "chat_template.jinja":
+        path.write_text((path.read_text() if path.exists() else "") + "{# another #}")
+    else:
+        config = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(config | {"lora_alpha": 7, "top_k": 9}))
+    with pytest.raises(UsageError, match="_name_or_path_weights: "):
+        evaluate(settings)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": "all-linear", "use_dora": True},
+    ],
+    ids=["saved module", "embeddings", "DoRA"],
+)
+def test_other_kinds_of_adapters_are_applied_as_they_are(options, settings_for, tiny_model_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", **options)).save_pretrained(tmp_path / "adapter")
+    evaluate(settings_for(adapter_name_or_path=str(tmp_path / "adapter")))
+
+
+@pytest.mark.parametrize("change", ["renamed", "fewer", "more"])
+def test_an_adapter_that_is_applied_in_part_is_refused_with_the_numbers(change, settings_for, tiny_model_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapter = save_adapter(tiny_model_folder, tmp_path / "adapter", 0)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    names = sorted(weights)
+    if change == "renamed":
+        changed = {name.replace("base_model.model.", "base_model.model._orig_mod."): weights[name] for name in names}
+    elif change == "fewer":
+        changed = {name: weights[name] for name in names[2:]}
+    else:
+        changed = weights | {names[0].replace("layers.0", "layers.7"): weights[names[0]].clone()}
+    save_file(changed, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    fit = {"renamed": 0, "fewer": len(names) - 2, "more": len(names)}[change]
+    message = rf"{fit} of the {len(changed)} weights of the adapter .* fit .*, and {len(names)} are expected"
+    with pytest.raises(UsageError, match=message) as error:
+        evaluate(settings_for(adapter_name_or_path=str(adapter)))
+    assert "\n" not in str(error.value)
 
 
 def test_retrained_weights_of_a_local_model_in_the_same_folder_are_refused(settings_for, tiny_model_folder, tmp_path):
