@@ -65,12 +65,26 @@ def private_strings() -> Iterator[tuple[str, str]]:
         if secret:
             yield kind, secret
     folders = {Path.cwd(), Path.home(), cache_folder(), Path(__file__).resolve().parents[2]}
-    for folder in folders:
-        if len(str(folder)) >= _MIN_CHARACTERS:
-            yield "a local path", str(folder)
+    for text in sorted({text for folder in folders for text in _path_texts(folder)}):
+        yield "a local path", text
     # Any vocabulary contains a plain word, such as localhost.
     if len(socket.gethostname()) >= _MIN_CHARACTERS and not socket.gethostname().isalpha():
         yield "this machine's name", socket.gethostname()
+
+
+def _path_texts(folder: Path) -> Iterator[str]:
+    """Yield what a path into a folder looks like: the folder, or what it holds where its own name is one word.
+
+    `/workspace`, `/content` and the like are words of vocabularies, in a tokenizer's file.
+    """
+    if len(folder.parts) > 2:
+        texts = [str(folder)]
+    else:
+        try:
+            texts = [f"{folder}/{name}" for name in os.listdir(folder)] if folder.name else []
+        except OSError:
+            texts = []
+    yield from (text for text in texts if len(text) >= _MIN_CHARACTERS)
 
 
 def check_nothing_private(files: Mapping[str, Path | bytes]) -> None:
