@@ -50,7 +50,7 @@ class EvaluatedModelSettings(SamplerSettings):
         group="model",
         identity="model",
     )
-    seed: int = setting(0, "seed of sampling and of the bootstrap", group="sampling", identity="model")
+    seed: int = setting(0, "seed of sampling and of the bootstrap", group="sampling", identity="model", at_least=0)
 
 
 class EvaluatedModel:

@@ -24,7 +24,7 @@ class SamplingSettings:
     top_p: float = setting(
         0.7, "nucleus; 1 is the whole distribution", group="sampling", identity="sampling", above=0, at_most=1
     )
-    seed: int = setting(0, "seed of the random numbers of every path", group="sampling", identity="sampling")
+    seed: int = setting(0, "seed of the random numbers of every path", group="sampling", identity="sampling", at_least=0)
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

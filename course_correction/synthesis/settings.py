@@ -63,7 +63,9 @@ class SynthesisSettings(SamplerSettings):
     requests_per_unit: int = setting(
         20, "requests written together; a killed run loses one unit at most", group="sampling", identity=STAGE, at_least=1
     )
-    seed: int = setting(0, "seed of cuts, openers, triggers and sampling", group="sampling", identity=STAGE, common=True)
+    seed: int = setting(
+        0, "seed of cuts, openers, triggers and sampling", group="sampling", identity=STAGE, common=True, at_least=0
+    )
     output_dir: str = setting(
         "runs/c2-syn", "folder of groups.jsonl, selection.json and run.json", group="output", identity=(), common=True
     )

@@ -110,6 +110,13 @@ def _check_settings(training: DPOConfig, model_arguments: ModelConfig, grouped: 
         raise UsageError("model_name_or_path is not set. Name a chat model.")
     if training.truncation_mode != "keep_start":
         raise UsageError("truncation_mode has no effect here: rows are refused or dropped, never cut.")
+    # TRL takes any number. A model is pushed away from what it should prefer by a beta below 0.
+    if not training.beta > 0:
+        raise UsageError(f"beta is {training.beta}, but must be above 0.")
+    if training.learning_rate != training.learning_rate or training.learning_rate < 0:
+        raise UsageError(f"learning_rate is {training.learning_rate}, but must be at least 0.")
+    if model_arguments.use_peft and (model_arguments.lora_r or 0) < 1:
+        raise UsageError(f"lora_r is {model_arguments.lora_r}, but must be at least 1.")
     refuse_unused_settings(training, grouped)
     if training.model_init_kwargs:
         raise UsageError("model_init_kwargs has no effect here. Set model_revision, dtype or attn_implementation.")

@@ -48,6 +48,19 @@ def test_evaluation_by_the_trainer_is_refused_for_both_objectives_before_the_mod
             build_trainer(*settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("beta", -1.0), ("beta", 0.0), ("beta", float("nan")), ("learning_rate", float("nan")), ("lora_r", 0)],
+)
+def test_a_number_of_trl_that_trains_the_wrong_way_or_not_at_all_is_refused(name, value, parse):
+    from course_correction.training.run import build_trainer
+
+    _, _, training, model_arguments = settings = parse(use_peft=True)
+    setattr(training if hasattr(training, name) else model_arguments, name, value)
+    with pytest.raises(UsageError, match=rf"{name} is {value}, but must be "):
+        build_trainer(*settings)
+
+
 def test_what_stock_trl_uses_is_accepted_with_it(parse):
     _, _, training, _ = parse(objective="pairwise", label_smoothing=0.1, loss_type="ipo")
     refuse_unused_settings(training, grouped=False)
