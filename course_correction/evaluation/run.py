@@ -9,6 +9,7 @@ from course_correction.base.errors import UsageError
 from course_correction.base.ranks import Ranks
 from course_correction.base.run_folder import open_run
 from course_correction.base.settings import identity_of
+from course_correction.evaluation.baseline import check_baseline
 from course_correction.evaluation.items import EvaluationItems, read_items
 from course_correction.evaluation.judge import VERDICTS_FILE, judge_paths
 from course_correction.evaluation.measure import measure
@@ -28,7 +29,6 @@ from course_correction.judges.human_labels import (
     read_labelled_answers,
     write_people,
 )
-from course_correction.report.run_data import read_run
 from course_correction.report.schema import Metrics
 from course_correction.suites.benign_answers import sample_benign_answers
 from course_correction.suites.choice import check_suite, measure_suite, sample_suite
@@ -53,8 +53,7 @@ def evaluate(settings: EvaluationSettings) -> Metrics | None:
     folder, items, model = Path(settings.output_dir), read_items(settings), EvaluatedModel(settings)
     inputs = SuiteInputs(folder, settings, items.rows, model)
     judge = judge_choice.make_judge(settings) if ranks.is_main else None
-    if settings.baseline_dir:
-        read_run(Path(settings.baseline_dir))
+    check_baseline(settings)
     for suite in settings.suite:
         check_suite(suite, inputs)
     start = time.monotonic()

@@ -188,6 +188,28 @@ def test_a_missing_baseline_is_refused_before_anything_is_sampled(settings_for, 
     assert not (tmp_path / "out" / "generations.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ({"judge": ["pattern"]}, r"judge: \['pattern'\] there, \['encoder'\] now"),
+        ({"refusal_judge": "pattern"}, "refusal_judge: 'pattern' there, 'encoder' now"),
+        ({"temperature": 0.1, "num_paths": 1}, "num_paths: 1 there, 2 now, temperature: 0.1 there, 0.8 now"),
+        ({"max_new_tokens": 3}, "max_new_tokens: 3 there"),
+    ],
+)
+def test_a_baseline_that_was_measured_otherwise_is_refused_before_anything_is_sampled(there, words, settings_for, tmp_path):
+    evaluate(settings_for("before", **there))
+    with pytest.raises(UsageError, match=rf"baseline .* was measured otherwise \({words}"):
+        evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+    assert not (tmp_path / "after").exists()
+
+
+def test_a_baseline_in_another_prefill_mode_is_compared(settings_for, tmp_path):
+    evaluate(settings_for("before"))
+    metrics = evaluate(settings_for("after", baseline_dir=str(tmp_path / "before"), prefill_mode="reference"))
+    assert metrics["difference_to_baseline"]["corr_mean"]
+
+
 def test_a_baseline_on_other_requests_is_refused(settings_for, tmp_path):
     other = write_rows(tmp_path / "other.jsonl", [{**item, "request_id": f"x-{n}"} for n, item in enumerate(make_items(2))])
     evaluate(settings_for("before", items=str(other)))
