@@ -155,12 +155,15 @@ def train(
             or the Hub refuses.
     """
     folder, is_main = Path(training.output_dir), training.process_index == 0
+    # A token that may not push is found before a folder is made.
+    repo = _open_repo(training, is_main)
     with claim_folder(folder, "training") if is_main else nullcontext():
-        return _train(folder, is_main, data, objective, training, model_arguments, recipe)
+        return _train(folder, repo, is_main, data, objective, training, model_arguments, recipe)
 
 
 def _train(
     folder: Path,
+    repo: HubRepo | None,
     is_main: bool,
     data: TrainingData,
     objective: ObjectiveSettings,
@@ -168,7 +171,6 @@ def _train(
     model_arguments: ModelConfig,
     recipe: dict[str, Any] | None,
 ) -> Path:
-    repo = _open_repo(training, is_main)
     base = BaseModelInfo(*base_model_id(model_arguments.model_name_or_path or ""))
     if (folder / METRICS_FILE).exists():
         _push_finished(folder, repo, base, data, is_main)
