@@ -7,6 +7,7 @@ from typing import Any
 from course_correction.base.errors import UsageError
 from course_correction.base.run_folder import RUN_FILE
 from course_correction.base.settings import identity_of
+from course_correction.evaluation.judge import VERDICTS_FILE
 from course_correction.evaluation.settings import EvaluationSettings
 from course_correction.report.run_data import read_run
 
@@ -18,12 +19,14 @@ def check_baseline(settings: EvaluationSettings) -> None:
     """Refuse a baseline that was sampled or judged otherwise: the difference would be that of the measurements.
 
     Raises:
-        UsageError: If it has no metrics; or naming what differs, with both values.
+        UsageError: If it has no metrics or verdicts; or naming what differs, with both values.
     """
     if not settings.baseline_dir:
         return
     folder = Path(settings.baseline_dir)
     read_run(folder)
+    if not (folder / VERDICTS_FILE).is_file():
+        raise UsageError(f"{folder} contains no {VERDICTS_FILE}. Run eval.py with this output_dir first.")
     path = folder / RUN_FILE
     runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     different = []

@@ -21,7 +21,13 @@ from course_correction.generation.evaluated_model import EvaluatedModel
 from course_correction.hub.push import HubRepo, open_repo
 from course_correction.hub.push_evaluation import push_evaluation
 from course_correction.judges import choice as judge_choice
-from course_correction.judges.calibration import calibrate, calibration_table, read_labelled, write_calibration
+from course_correction.judges.calibration import (
+    calibrate,
+    calibration_table,
+    quote_calibration,
+    read_labelled,
+    write_calibration,
+)
 from course_correction.judges.human_labels import (
     is_human_labelled,
     measure_on_people,
@@ -54,6 +60,8 @@ def evaluate(settings: EvaluationSettings) -> Metrics | None:
     inputs = SuiteInputs(folder, settings, items.rows, model)
     judge = judge_choice.make_judge(settings) if ranks.is_main else None
     check_baseline(settings)
+    if judge and settings.judge_calibration:
+        quote_calibration(judge.name, None, Path(settings.judge_calibration))
     for suite in settings.suite:
         check_suite(suite, inputs)
     start = time.monotonic()

