@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from course_correction.base.errors import UsageError
 from course_correction.base.files import write_atomically
 from course_correction.hub.dataset_cards import write_eval_card, write_syn_card
 from course_correction.hub.dataset_facts import describe_groups
@@ -22,6 +23,8 @@ class C2SynSettings(SynthesisSettings, DatasetPushSettings):
         """Refuse values outside their range, and a push without a repository."""
         super().__post_init__()
         self.check_push()
+        if self.export_dir:
+            check_export_folder(Path(self.export_dir))
 
 
 @dataclass
@@ -31,6 +34,22 @@ class C2EvalSettings(ItemSettings, DatasetPushSettings):
     def __post_init__(self) -> None:
         """Refuse a push without a repository."""
         self.check_push()
+        check_export_folder(Path(self.export_dir))
+
+
+def check_export_folder(folder: Path) -> None:
+    """Refuse the folder of another dataset: an export writes its card over README.md and replaces Parquet files.
+
+    Without a card the folder is new, or an export was stopped before it wrote one.
+
+    Raises:
+        UsageError: If a card without this project's tag is there.
+    """
+    card = folder / "README.md"
+    if card.is_file() and "course-correction" not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UsageError(
+            f"{card} was not written by this project, and an export would replace it. Set another --export_dir."
+        )
 
 
 def export_c2_syn(groups_file: Path, folder: Path, settings: C2SynSettings) -> dict[str, int]:

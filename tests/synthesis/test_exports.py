@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from course_correction.base.errors import UsageError
 from course_correction.hub.dataset_exports import C2EvalSettings, C2SynSettings, export_c2_eval, export_c2_syn
 from course_correction.synthesis.run import synthesize
 from tests.support.rows import ROOT, read_parquet
@@ -111,3 +112,20 @@ def test_training_reads_the_given_folder_after_another_of_the_same_name(tmp_path
         card.write_text("\n".join(line for line in card.read_text().splitlines() if "version: 1.0." not in line))
         counts.append(load_rows(TrainingData(dataset_name=str(folder)), "grouped").num_rows)
     assert counts == [3, 5]
+
+
+def test_the_card_of_another_dataset_is_not_replaced_and_this_is_found_before_any_work(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "README.md").write_text("my own data")
+    for settings in (C2SynSettings, C2EvalSettings):
+        with pytest.raises(UsageError, match=r"README\.md was not written by this project"):
+            settings(export_dir=str(folder))
+    assert (folder / "README.md").read_text() == "my own data"
+
+
+def test_an_earlier_export_and_an_empty_folder_are_written_to(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "none", ROOT / "c2-syn"):
+        C2SynSettings(export_dir=str(folder))
+    C2EvalSettings(export_dir=str(ROOT / "c2-eval"))
