@@ -28,7 +28,10 @@ def check_baseline(settings: EvaluationSettings) -> None:
     if not (folder / VERDICTS_FILE).is_file():
         raise UsageError(f"{folder} contains no {VERDICTS_FILE}. Run eval.py with this output_dir first.")
     path = folder / RUN_FILE
-    runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        raise UsageError(f"{path} is not valid JSON. Measure the baseline again, or leave out baseline_dir.") from None
     different = []
     for stage, now in (
         ("sampling", {name: getattr(settings, name) for name in _SAMPLING}),

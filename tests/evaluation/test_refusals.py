@@ -221,6 +221,13 @@ def test_a_baseline_without_verdicts_or_a_bad_calibration_is_refused_before_anyt
     assert not (tmp_path / "after").exists()
 
 
+def test_a_baseline_with_torn_settings_is_one_line(settings_for, tmp_path):
+    evaluate(settings_for("before"))
+    (tmp_path / "before" / "run.json").write_text('{"sampling": ')
+    with pytest.raises(UsageError, match=r"run\.json is not valid JSON"):
+        evaluate(settings_for("after", baseline_dir=str(tmp_path / "before")))
+
+
 def test_a_baseline_on_other_requests_is_refused(settings_for, tmp_path):
     other = write_rows(tmp_path / "other.jsonl", [{**item, "request_id": f"x-{n}"} for n, item in enumerate(make_items(2))])
     evaluate(settings_for("before", items=str(other)))
